@@ -1,0 +1,188 @@
+"""Card: dataset.json, everything there is to know about a dataset folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from amt_jax.errors import UserError, near
+from amt_jax.tokens.spec import TokenSpec
+
+SCHEMA = 1
+FILE = "dataset.json"
+SPLITS = ("train", "valid", "test")
+OTHER = "OTHER"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One ArrayRecord file: name, record and token counts, and a sha256 against damage.
+
+    Beside `NAME.array_record` stands `NAME.lengths.npy`, int32: the tokens of each record.
+    """
+
+    file: str
+    records: int
+    tokens: int
+    sha256: str
+
+    @property
+    def lengths_file(self) -> str:
+        return self.file.removesuffix(".array_record") + ".lengths.npy"
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The shards of one split and the hash of its contents, whatever their layout."""
+
+    shards: tuple[Shard, ...]
+    content: str
+
+    @property
+    def records(self) -> int:
+        return sum(shard.records for shard in self.shards)
+
+    @property
+    def tokens(self) -> int:
+        return sum(shard.tokens for shard in self.shards)
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """The values of one condition. Id 0 is null (unconditional); `values[i]` has id i + 1.
+
+    Attributes:
+      kind: `categorical`, `multi_label`, `scalar` or `text`.
+      values: names in the order of their ids; may hold `OTHER`, which takes every name not listed.
+      counts: records in the dataset a value, same order.
+    """
+
+    kind: str
+    values: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "values", tuple(self.values))
+        object.__setattr__(self, "counts", tuple(self.counts))
+
+    @property
+    def size(self) -> int:
+        """Ids, null included."""
+        return len(self.values) + 1
+
+    def id(self, name: str | None) -> int:
+        """Id of `name`; 0 for None, OTHER's for a name not listed, 0 if there is no OTHER."""
+        if name in self.values:
+            return self.values.index(name) + 1
+        return self.id(OTHER) if name is not None and OTHER in self.values else 0
+
+    def find(self, condition: str, name: str) -> str:
+        """The listed value that a person meant by `name` (case does not matter); UserError if none."""
+        for value in self.values:
+            if value.casefold() == name.strip().casefold():
+                return value
+        raise UserError(f"unknown {condition} {near(name, list(self.values))}; this model knows: {', '.join(self.values)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """A dataset's card.
+
+    Attributes:
+      spec: the vocabulary.
+      splits: split -> shards.
+      conditions: condition name -> its values.
+      preparation: the configuration that made the dataset, for people and for re-running.
+      skipped: reason -> number of source files that are not in the dataset.
+    """
+
+    spec: TokenSpec
+    splits: Mapping[str, Split]
+    conditions: Mapping[str, Vocabulary] = dataclasses.field(default_factory=dict)
+    preparation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes dataset.json into `folder`, whole or not at all."""
+        data = dataclasses.asdict(self)
+        for name, split in self.splits.items():
+            data["splits"][name] |= {"records": split.records, "tokens": split.tokens}
+        path = Path(folder) / FILE
+        temporary = path.with_suffix(".json.part")
+        temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> Card:
+        """Reads `folder`/dataset.json; raises UserError if there is none, or it is damaged or newer."""
+        path = Path(folder) / FILE
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(
+                f"no {FILE} in {str(folder)!r}: not a dataset folder; make one with python -m data_prep.midi"
+            ) from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is damaged ({error}); prepare the dataset again") from None
+        if data.get("schema", 0) > SCHEMA:
+            raise UserError(f"{path} has schema {data['schema']}, this program knows {SCHEMA}; update amt_jax")
+        try:
+            data["spec"] = TokenSpec.from_json(data["spec"])
+            data["conditions"] = {name: Vocabulary(**value) for name, value in data["conditions"].items()}
+            data["splits"] = {
+                name: Split(tuple(Shard(**shard) for shard in split["shards"]), split["content"])
+                for name, split in data["splits"].items()
+            }
+            return cls(**data)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is damaged ({error!r}); prepare the dataset again") from None
+
+    def split(self, name: str) -> Split:
+        """The split `name`; UserError if the dataset has none or it is empty."""
+        if name not in self.splits or not self.splits[name].records:
+            filled = [name for name, split in self.splits.items() if split.records]
+            raise UserError(f"the dataset has no records in split {name!r}; it has {', '.join(filled) or 'none at all'}")
+        return self.splits[name]
+
+    def lengths(self, folder: str | os.PathLike, split: str) -> np.ndarray:
+        """Tokens of each record of a split, in the order of its shards. [records] int64."""
+        parts = []
+        for shard in self.split(split).shards:
+            path = Path(folder) / shard.lengths_file
+            try:
+                lengths = np.load(path)
+            except (OSError, ValueError) as error:
+                raise UserError(f"cannot read {path} ({error}); prepare the dataset again") from None
+            if lengths.shape != (shard.records,) or lengths.sum() != shard.tokens:
+                raise UserError(f"{path} does not fit its shard; prepare the dataset again")
+            parts.append(lengths.astype(np.int64))
+        return np.concatenate(parts)
+
+    def verify(self, folder: str | os.PathLike, splits: Iterable[str] = SPLITS) -> None:
+        """Checks every shard of `splits` against its sha256; raises UserError naming the first damaged one."""
+        for name in splits:
+            for shard in self.splits[name].shards if name in self.splits else ():
+                path = Path(folder) / shard.file
+                if not path.exists():
+                    raise UserError(f"shard {path} is missing; copy it again or prepare the dataset again")
+                if file_sha256(path) != shard.sha256:
+                    raise UserError(f"shard {path} is damaged (sha256 differs); copy it again or prepare the dataset again")
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_hash(records: Iterable[bytes]) -> str:
+    """sha256 over the sorted sha256s of the records: the same for any shard layout and order."""
+    digests = sorted(hashlib.sha256(record).digest() for record in records)
+    return hashlib.sha256(b"".join(digests)).hexdigest()

@@ -1,0 +1,37 @@
+"""The one error a person can act on, and how every command shows it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Something the person can put right: says what was wrong, where, and the way out.
+
+    Commands print its message on one line and exit with code 2; anything else is a bug and
+    keeps its traceback.
+    """
+
+
+def near(name: str, known: list[str]) -> str:
+    """Returns `name` followed by its nearest spellings among `known`, for an error message."""
+    matches = get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)[:8]
+    return f"{name!r} (did you mean {', '.join(map(repr, matches))}?)" if matches else repr(name)
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Runs a command's `main`, turning `UserError` into one line and exit code 2, Ctrl-C into 130."""
+    try:
+        sys.exit(main() or 0)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output (`| head`) went away: that is its right.
+        sys.stderr.close()
+        sys.exit(141)

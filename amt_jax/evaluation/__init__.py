@@ -1,0 +1,1 @@
+"""Honest numbers: likelihood, musical metrics and the report."""

@@ -1,0 +1,1 @@
+"""The network: it knows no file, no flag and no mesh axis."""

@@ -1,0 +1,1 @@
+"""MIDI and sound as a person knows them: loading, features, pictures, audio."""

@@ -1,0 +1,1 @@
+"""Generation: cache, filters, guidance, constraints and the compiled decode loop."""

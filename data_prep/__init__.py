@@ -1,0 +1,1 @@
+"""Raw material to dataset folders."""
