@@ -75,7 +75,7 @@ class Features:
       velocities: share of the notes a velocity bin of 4. [VELOCITY_BINS], sums to 1, or to 0 without notes.
       velocity: mean velocity.
       pitch_low, pitch_high, pitch_range: lowest and highest pitch and their distance in semitones, drums left out.
-      polyphony: mean number of notes that sound at a time, over the time when any sounds (MusPy, Dong et al. 2020), drums left out.
+      polyphony: mean number of notes that sound together while any sounds (MusPy, Dong et al. 2020), drums left out.
       tempo: quarter notes a minute, mean over the ticks up to the last note's end.
       key, key_strength: by `key`.
       scale_consistency: by `scale_consistency`.
@@ -139,7 +139,7 @@ def seconds_at(score: Score, ticks: np.ndarray) -> np.ndarray:
 
 
 def bars(score: Score) -> np.ndarray:
-    """Bar lines by the score's time signatures (4/4 until the first), the end of the last bar included. [bars + 1] int64 ticks."""
+    """Bar lines by the time signatures (4/4 until the first), the last bar's end included. [bars + 1] int64 ticks."""
     starts = np.asarray(score.get_downbeats(), np.int64)
     if not len(starts):
         return starts
@@ -190,7 +190,7 @@ def scale_consistency(counts: np.ndarray) -> float:
 
 
 def groove_consistency(starts: np.ndarray, bars: np.ndarray) -> float:
-    """1 - mean Hamming distance of the onset vectors of neighbouring bars (Wu & Yang 2020, The Jazz Transformer; MusPy).
+    """1 - mean Hamming distance of neighbouring bars' onset vectors (Wu & Yang 2020, The Jazz Transformer; MusPy).
 
     Args:
       starts: onsets of notes. [N] ticks
@@ -208,14 +208,14 @@ def groove_consistency(starts: np.ndarray, bars: np.ndarray) -> float:
 
 
 def polyphony(starts: np.ndarray, ends: np.ndarray) -> float:
-    """Mean number of notes sounding at a time, over the time in which any sounds. [N] sorted starts, [N] ends -> float."""
+    """Mean number of notes that sound together while any sounds. [N] sorted starts, [N] ends -> float."""
     covered = _union(starts, ends)
     sounding = float((covered[:, 1] - covered[:, 0]).sum())
     return float((ends - starts).sum()) / sounding if sounding else math.nan
 
 
 def empty_beats(starts: np.ndarray, ends: np.ndarray, ticks_per_quarter: int) -> float:
-    """Share of the quarter-note beats, first note's to last note's end, in which nothing sounds. [N] sorted starts, [N] ends."""
+    """Share of quarter-note beats without sound, first note to last. [N] sorted starts, [N] ends -> float."""
     if not len(starts):
         return math.nan
     first = starts[0] // ticks_per_quarter
@@ -227,7 +227,7 @@ def empty_beats(starts: np.ndarray, ends: np.ndarray, ticks_per_quarter: int) ->
 
 
 def excerpt(score: Score, seconds: float) -> Score:
-    """The notes that start within `seconds` of the first note, at full length; the score itself if that is all of them."""
+    """The notes that start within `seconds` of the first, at full length; the score itself if those are all."""
     notes = Notes.of(score)
     late = np.flatnonzero(notes.onset >= notes.onset[:1] + seconds)
     return score.clip(0, int(notes.start[late[0]])) if len(late) else score

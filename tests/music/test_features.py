@@ -83,7 +83,7 @@ def test_metronome_has_groove_one():
 
 
 def test_groove_counts_positions_that_differ():
-    # Bar 1 has onsets on beats 0 1 2 3, bar 2 on 0 and 2, bar 3 none: 2 and then 2 of 64 positions differ; bar 4 as bar 1: 4.
+    # Onsets in bar 1 on beats 0 1 2 3, in bar 2 on 0 and 2, in bar 3 none, bar 4 as bar 1: 2, 2 and 4 of 64 differ.
     notes = [(b, 1, 60, 64) for b in (0, 1, 2, 3, 4, 6, 12, 13, 14, 15)]
     assert features(make(notes)).groove_consistency == pytest.approx(1 - (2 + 2 + 4) / 3 / 64)
 
@@ -107,15 +107,20 @@ def test_drums_have_no_pitch():
     found = features(make([], drums=C_MAJOR_SCALE))
     assert found.notes == 8
     assert found.pitch_classes.sum() == 0
-    assert math.isnan(found.pitch_range) and math.isnan(found.scale_consistency) and math.isnan(found.polyphony)
+    assert math.isnan(found.pitch_range)
+    assert math.isnan(found.scale_consistency)
+    assert math.isnan(found.polyphony)
     assert found.velocities.sum() == 1
 
 
 @pytest.mark.parametrize("score", [Score(TPQ), make([])], ids=["no tracks", "empty tracks"])
 def test_empty_score(score):
     found = features(score)
-    assert found.notes == 0 and found.note_density == 0 and found.seconds == 0
-    assert math.isnan(found.groove_consistency) and math.isnan(found.empty_beats)
+    assert found.notes == 0
+    assert found.note_density == 0
+    assert found.seconds == 0
+    assert math.isnan(found.groove_consistency)
+    assert math.isnan(found.empty_beats)
     assert excerpt(score, 10).note_num() == 0
 
 
@@ -138,7 +143,8 @@ def test_bars_follow_time_signatures():
 
 
 def test_excerpt_keeps_the_notes_that_start_in_it():
-    score = make([(2, 1, 60, 64), (4, 8, 62, 64), (6, 1, 64, 64), (8, 1, 65, 64)])  # starts at 0, 1, 2, 3 s after the first
+    # 0, 1, 2 and 3 seconds after the first note.
+    score = make([(2, 1, 60, 64), (4, 8, 62, 64), (6, 1, 64, 64), (8, 1, 65, 64)])
     assert [note.pitch for note in excerpt(score, 2.0).tracks[0].notes] == [60, 62]
     assert excerpt(score, 2.0).tracks[0].notes[1].duration == 8 * TPQ
     assert excerpt(score, 100.0) is score
@@ -147,7 +153,9 @@ def test_excerpt_keeps_the_notes_that_start_in_it():
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(0, 64), st.integers(0, 8), st.integers(0, 127), st.integers(1, 127)), min_size=1, max_size=40
+        st.tuples(st.integers(0, 64), st.integers(0, 8), st.integers(0, 127), st.integers(1, 127)),
+        min_size=1,
+        max_size=40,
     ),
     st.randoms(),
 )
@@ -158,7 +166,8 @@ def test_features_are_in_bounds_and_ignore_note_order(notes, random):
     again = features(make(shuffled))
     for name in ("note_density", "scale_consistency", "groove_consistency", "empty_beats", "polyphony", "key_strength"):
         np.testing.assert_equal(getattr(found, name), getattr(again, name))
-    assert found.pitch_classes.sum() == pytest.approx(1) and found.velocities.sum() == pytest.approx(1)
+    assert found.pitch_classes.sum() == pytest.approx(1)
+    assert found.velocities.sum() == pytest.approx(1)
     assert 7 / 12 <= found.scale_consistency <= 1
     assert math.isnan(found.groove_consistency) or 0 <= found.groove_consistency <= 1
     assert 0 <= found.empty_beats <= 1
