@@ -121,8 +121,8 @@ def compare(sets: dict[str, Sequence[Features]], reference: Sequence[Features], 
     """
     comparisons = []
     for metric in METRICS:
-        real = _values(metric, reference)
-        values = {name: _values(metric, pieces) for name, pieces in sets.items()}
+        real = values_of(metric, reference)
+        values = {name: values_of(metric, pieces) for name, pieces in sets.items()}
         everything = {**values, "real": real}
         scalar = real.shape[1] == 1
         comparisons.append(
@@ -177,7 +177,7 @@ def floor(distance: Callable[..., float], real: np.ndarray, size: int, seed: int
     return Estimate(float(np.median(draws)), *(float(q) for q in np.quantile(draws, [0.025, 0.975])))
 
 
-def _values(metric: Metric, pieces: Sequence[Features]) -> np.ndarray:
+def values_of(metric: Metric, pieces: Sequence[Features]) -> np.ndarray:
     """A metric's value for each piece that has one, in an order that depends on the values alone. [P, C]"""
     size = np.size(metric.of(pieces[0])) if pieces else 1
     values = np.array([metric.of(piece) for piece in pieces], float).reshape(len(pieces), size)
