@@ -20,7 +20,7 @@ _OTHER = "#0f766e"
 
 def intervals(values: Mapping[str, np.ndarray], means: Mapping[str, Estimate]) -> str:
     """Every piece as a dot and each set's mean with its interval, a row a set. values set -> [P]"""
-    figure = _figure(4.6, 0.35 + 0.5 * len(values))
+    figure = _figure(3.7, 0.35 + 0.45 * len(values))
     axes = figure.add_subplot()
     jitter = np.random.default_rng(0)
     for row, (name, points) in enumerate(values.items()):
@@ -40,7 +40,7 @@ def intervals(values: Mapping[str, np.ndarray], means: Mapping[str, Estimate]) -
 
 def histograms(shares: Mapping[str, np.ndarray], labels: Sequence[str]) -> str:
     """Mean histograms of the sets, the real one filled, on top of each other. shares set -> [C]"""
-    figure = _figure(4.6, 1.85)
+    figure = _figure(3.7, 1.7)
     axes = figure.add_subplot()
     places = np.arange(len(labels))
     for name, share in shares.items():
@@ -51,7 +51,7 @@ def histograms(shares: Mapping[str, np.ndarray], labels: Sequence[str]) -> str:
             style = "--" if name == "random" else "-"
             edges = np.arange(len(labels) + 1) - 0.5
             axes.stairs(share, edges, color=colour, linewidth=1.7, linestyle=style, label=name)
-    step = max(1, len(labels) // 12)
+    step = max(1, len(labels) // 8) if len(labels) > 12 else 1
     axes.set_xticks(places[::step], labels[::step])
     axes.set_yticks([])
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 0.98), handlelength=1.4)
@@ -61,22 +61,22 @@ def histograms(shares: Mapping[str, np.ndarray], labels: Sequence[str]) -> str:
 def types(scores: Mapping[str, TypeScore]) -> str:
     """Nats a target by token type, the hardest first, with accuracy and count."""
     ordered = sorted(scores.items(), key=lambda item: -item[1].nats)
-    figure = _figure(7.2, 0.5 + 0.3 * len(ordered))
+    figure = _figure(6.0, 0.4 + 0.27 * len(ordered))
     axes = figure.add_subplot()
     axes.barh(range(len(ordered)), [score.nats for _, score in ordered], color=COLOURS["samples"], height=0.62)
     for row, (_, score) in enumerate(ordered):
-        text = f"  {score.nats:.2f} nats · {score.accuracy:.0%} right · {score.count:,} tokens"
-        axes.text(score.nats, row, text, va="center", fontsize=8, color="#374151")
+        text = f"{score.nats:.2f} nats · {score.accuracy:.0%} right · {score.count:,} tokens"
+        axes.annotate(text, (score.nats, row), (5, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(range(len(ordered)), [kind for kind, _ in ordered])
     axes.set_ylim(len(ordered) - 0.4, -0.6)
-    axes.set_xlim(0, max(score.nats for _, score in ordered) * 1.75 + 1e-6)
+    axes.set_xlim(0, max(score.nats for _, score in ordered) * 1.9 + 1e-6)
     axes.set_xticks([])
     return _svg(figure)
 
 
 def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
     """Training curves, nats a token over steps. lines name -> (steps, values)"""
-    figure = _figure(7.2, 2.6)
+    figure = _figure(6.0, 2.5)
     axes = figure.add_subplot()
     for (name, (steps, values)), colour in zip(lines.items(), ("#93b4f5", "#b91c1c", _OTHER), strict=False):
         few = len(steps) < 60

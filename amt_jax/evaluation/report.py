@@ -158,7 +158,8 @@ class Report:
         return f"""<section><h2>How well it predicts real music</h2>
 <div class="scroll"><table><tr><th></th>{head}</tr>{rows}</table></div>
 <p class="note">Every token once, in windows that slide by half a context; nothing smoothed or dropped. Brackets: 95 %
-intervals, bootstrap over the {first.pieces:,} pieces. A blind guess needs {math.log(self.vocab_size):.2f} nats a token.</p>
+intervals, bootstrap over the {first.pieces:,} pieces. A blind guess needs {math.log(self.vocab_size):.2f} nats a
+token.</p>
 <h3>By token type</h3><figure>{charts.types(first.types)}</figure></section>"""
 
     def _music(self) -> str:
@@ -216,11 +217,13 @@ def within_floor(found: Comparison, name: str) -> bool | None:
 
 def training_curves(history: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:
     """The losses in a metrics.jsonl, as name -> (steps, values)."""
-    curves = {}
-    for key, name in (("train/loss", "training"), ("valid/loss", "validation")):
-        points = [(line["step"], line[key]) for line in history if line.get(key) is not None and "step" in line]
-        if points:
-            curves[name] = tuple(map(list, zip(*points, strict=True)))
+    curves: dict[str, tuple[list[float], list[float]]] = {}
+    for line in history:
+        name = {"train": "training", "valid": "validation"}.get(line.get("split"))
+        if name and math.isfinite(line.get("loss", math.nan)):
+            steps, losses = curves.setdefault(name, ([], []))
+            steps.append(line["step"])
+            losses.append(line["loss"])
     return curves
 
 
@@ -232,14 +235,15 @@ def _labels(metric: str) -> Sequence[str]:
 
 def _number(value: float) -> str:
     if not math.isfinite(value):
-        return "–"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"
+        return "-"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return f"{value:,.{digits}f}"
 
 
 def _estimate(figure: Estimate, scale: float = 1) -> str:
     value, low, high = (_number(scale * x) for x in dataclasses.astuple(figure))
     percent = " %" if scale == 100 else ""
-    return f"{value}{percent}" + (f' <span class="range">[{low}, {high}]</span>' if value != "–" else "")
+    return f"{value}{percent}" + (f' <span class="range">[{low}, {high}]</span>' if value != "-" else "")
 
 
 def _verdict(within: bool | None) -> str:
@@ -291,20 +295,23 @@ h3 { font-size: 1rem; margin: 16px 0 6px; overflow-wrap: anywhere; }
 h3 a { font-weight: 400; font-size: .85rem; margin-left: 8px; }
 .lead { margin: 0 0 6px; font-size: 1.05rem; }
 .note { color: var(--soft); font-size: .9rem; max-width: 75ch; }
-section, details { background: white; border: 1px solid var(--line); border-radius: 12px; padding: 20px; margin: 20px 0; }
+section, details { background: white; border: 1px solid var(--line); border-radius: 12px; padding: 20px;
+  margin: 20px 0; }
 summary { cursor: pointer; font-weight: 600; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 4px 14px 4px 0; vertical-align: top; overflow-wrap: anywhere; }
 th { font-weight: 500; color: var(--soft); white-space: nowrap; }
 tr + tr > * { border-top: 1px solid var(--line); }
 .scroll { overflow-x: auto; }
+.scroll tr:first-child th { white-space: normal; }
 .range { color: var(--soft); font-size: .85em; white-space: nowrap; }
 .cards { display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 310px), 1fr)); }
 .card { border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px; display: flex; flex-direction: column; }
 .card h3 { margin-top: 0; }
 .card h3::first-letter { text-transform: uppercase; }
-.card table { width: 100%; font-size: .82rem; margin-top: auto; }
-.card td, .card th { padding-right: 8px; }
+.card table { width: 100%; font-size: .8rem; margin-top: auto; }
+.card td, .card th { padding-right: 6px; }
+.card .range { display: block; }
 .dot { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 6px; }
 .yes { color: #047857; white-space: nowrap; } .no { color: #b45309; white-space: nowrap; }
 figure { margin: 0; max-width: 760px; }
