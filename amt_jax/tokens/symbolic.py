@@ -1,58 +1,187 @@
-"""MIDI to ids and back, by MidiTok: presets, saving, loading, decoding."""
+"""MIDI to ids and back, by MidiTok: presets, BPE, saving and loading."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import miditok
 import numpy as np
-from symusic import Score
+from symusic import Note, Score, Tempo, Track
 
+from amt_jax.errors import UserError, near
+from amt_jax.music.midi import MidiError
 from amt_jax.tokens.spec import TokenSpec
 
+if TYPE_CHECKING:
+    import miditok
+
 FILE = "tokenizer.json"
+DRUMS = 128  # Where a drum track sorts: after the last program.
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """What a preset stands for.
+
+    Attributes:
+      tokenization: name of the MidiTok class.
+      programs: keep instruments and drums; otherwise all pitched tracks become one piano and drums are left out.
+      rests: Rest tokens; in TSD they would only be a second spelling of TimeShift.
+    """
+
+    tokenization: str
+    programs: bool
+    rests: bool
+
+
+# remi has exactly 419 ids (the vocabulary of row R2), so it carries the PitchDrum ids although a piano never uses them.
+PRESETS = {
+    "remi": Preset("REMI", programs=False, rests=True),
+    "remi_multitrack": Preset("REMI", programs=True, rests=True),
+    "tsd": Preset("TSD", programs=True, rests=False),
+}
 
 
 class SymbolicTokenizer:
-    """A MidiTok tokenizer with its TokenSpec."""
+    """A MidiTok tokenizer with its TokenSpec.
+
+    Presets:
+      remi: bars and positions, one piano. All pitched tracks are merged into it; drums are left out, and a score
+        with nothing but drums is refused.
+      remi_multitrack: bars and positions, a Program token before every note, drums included.
+      tsd: time shifts instead of bars, a Program token before every note, drums included.
+
+    Attributes:
+      name: the preset.
+      spec: the vocabulary.
+    """
 
     def __init__(self, name: str, tokenizer: miditok.MusicTokenizer):
         self.name = name
         self._tokenizer = tokenizer
-        items = sorted(tokenizer.vocab.items(), key=lambda item: item[1])
-        ranges = {}
-        for kind, group in groupby(items, key=lambda item: item[0].split("_")[0]):
-            ids = [i for _, i in group]
-            ranges[kind] = (ids[0], ids[-1] + 1)
-        self.spec = TokenSpec(name, 1, len(items), 0, 1, 2, ranges)
+        self._preset = PRESETS[name]
+        self.spec = _spec(name, tokenizer)
 
     @classmethod
     def create(cls, preset: str) -> SymbolicTokenizer:
+        """A tokenizer without BPE; raises UserError for an unknown preset."""
+        import miditok  # A fifth of a second: not for those who only ask for --help.
+
+        if preset not in PRESETS:
+            raise UserError(f"unknown tokenizer {near(preset, list(PRESETS))}")
+        options = PRESETS[preset]
         config = miditok.TokenizerConfig(
             pitch_range=(21, 108),
             num_velocities=32,
             special_tokens=["PAD", "BOS", "EOS"],
-            use_rests=True,
+            use_rests=options.rests,
             use_tempos=True,
             use_time_signatures=True,
             use_pitchdrum_tokens=True,
-            one_token_stream_for_programs=True,
+            use_programs=options.programs,
+            one_token_stream_for_programs=options.programs,
         )
-        return cls(preset, miditok.REMI(config))
+        return cls(preset, getattr(miditok, options.tokenization)(config))
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> SymbolicTokenizer:
-        return cls("remi", miditok.REMI(params=Path(folder) / FILE))
+        """Reads `folder`/tokenizer.json; raises UserError if it is missing or damaged."""
+        import miditok
+
+        path = Path(folder) / FILE
+        if not path.is_file():
+            raise UserError(f"no {FILE} in {str(folder)!r}: a run or dataset folder without its tokenizer")
+        try:
+            preset = json.loads(path.read_text(encoding="utf-8"))["preset"]
+            return cls(preset, getattr(miditok, PRESETS[preset].tokenization)(params=path))
+        except Exception as error:  # MidiTok checks nothing: a damaged file fails anywhere inside.
+            raise UserError(f"{path} is damaged ({type(error).__name__}: {error})") from error
 
     def save(self, folder: str | os.PathLike) -> None:
-        self._tokenizer.save(Path(folder), filename=FILE)
+        """Writes `folder`/tokenizer.json, whole or not at all."""
+        part = Path(folder) / (FILE + ".part")
+        self._tokenizer.save(part, additional_attributes={"preset": self.name})
+        os.replace(part, part.with_suffix(""))
 
-    def encode(self, score: Score) -> np.ndarray:
-        """Token ids of a score, without BOS and EOS. [T] uint16."""
-        raise NotImplementedError
+    def encode(self, score: Score, merge: bool = True) -> np.ndarray:
+        """Token ids of a score, without BOS and EOS, with BPE if trained and `merge`. [T] uint16.
+
+        The same music gives the same ids, whatever the order of its tracks and notes: simultaneous notes go by program,
+        then pitch; of two notes with one onset and pitch the longer stays. Ends with the last note.
+        Raises MidiError if nothing is left to encode.
+        """
+        score = self._tokenizer.preprocess_score(self._reduce(score))
+        positions = 2 * max(signature.denominator for signature in score.time_signatures)
+        if score.ticks_per_quarter != positions:
+            # MidiTok chose the grid for an x/8 signature that it then dropped: times off the x/4 grid would remain.
+            score = self._tokenizer.preprocess_score(score)
+        _tidy(score)
+        tokens = self._tokenizer.encode(score, encode_ids=False, no_preprocess_score=True)
+        ids = np.array((tokens if self._preset.programs else tokens[0]).ids, np.uint16)
+        return self.merge(ids) if merge else ids
 
     def decode(self, ids: np.ndarray) -> Score:
-        """The score of token ids; specials are dropped. [T] -> Score."""
-        raise NotImplementedError
+        """The score of token ids, however they came about; specials and unknown ids are dropped. [T] -> Score."""
+        import miditok
+
+        ids = np.asarray(ids).reshape(-1)
+        ids = self.spec.expand(ids[(ids > self.spec.eos) & (ids < self.spec.vocab_size)])
+        tokens = miditok.TokSequence(ids=ids.tolist())
+        return self._tokenizer.decode(tokens if self._preset.programs else [tokens]).sort()
+
+    def merge(self, ids: np.ndarray) -> np.ndarray:
+        """Replaces base ids by BPE ids, bar by bar; the inverse of `spec.expand`. [T] -> [T'], same dtype."""
+        return ids
+
+    def _reduce(self, score: Score) -> Score:
+        """Only what is encoded: tracks of notes in a fixed order, tempos and time signatures."""
+        tracks: dict[int, list[dict[str, np.ndarray]]] = {}
+        for track in score.tracks:
+            if not len(track.notes) or (track.is_drum and not self._preset.programs):
+                continue
+            program = (DRUMS if track.is_drum else track.program) if self._preset.programs else 0
+            tracks.setdefault(program, []).append(track.notes.numpy())
+        if not tracks:
+            raise MidiError("no pitched notes", "nothing but drums" if score.note_num() else "")
+        reduced = Score(score.ticks_per_quarter)
+        for program, parts in sorted(tracks.items()):
+            notes = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            order = np.argsort(notes["time"], kind="stable")
+            track = Track(program=program % DRUMS, is_drum=program == DRUMS)
+            track.notes = Note.from_numpy(**{name: values[order] for name, values in notes.items()})
+            reduced.tracks.append(track)
+        reduced.tempos = score.tempos
+        reduced.time_signatures = score.time_signatures
+        return reduced
+
+
+def _tidy(score: Score) -> None:
+    """Orders a preprocessed score's notes, drops doubled notes, repeated tempos and what comes after the last note."""
+    last = 0
+    for track in score.tracks:
+        notes = track.notes.numpy()
+        time, pitch = notes["time"], notes["pitch"]
+        order = np.lexsort((-notes["velocity"].astype(int), -notes["duration"], pitch, time))
+        doubled = (np.diff(time[order]) == 0) & (np.diff(pitch[order]) == 0)
+        order = order[np.concatenate(([True], ~doubled))]
+        track.notes = Note.from_numpy(**{name: values[order] for name, values in notes.items()})
+        last = max(last, int(time[order[-1]]))
+    if not score.tracks:
+        raise MidiError("no notes in range", "all pitches are outside the tokenizer's range")
+    tempos = score.tempos.numpy()
+    kept = (np.diff(tempos["mspq"], prepend=-1) != 0) & (tempos["time"] <= last)
+    score.tempos = Tempo.from_numpy(**{name: values[kept] for name, values in tempos.items()})
+    score.time_signatures = [each for each in score.time_signatures if each.time <= last]
+
+
+def _spec(name: str, tokenizer: miditok.MusicTokenizer) -> TokenSpec:
+    ranges = {}
+    items = sorted(tokenizer.vocab.items(), key=lambda item: item[1])
+    for kind, group in groupby(items, key=lambda item: item[0].split("_")[0]):
+        ids = [index for _, index in group]
+        ranges[kind] = (ids[0], ids[-1] + 1)
+    return TokenSpec(name, 1, len(items), 0, 1, 2, ranges)

@@ -1,0 +1,133 @@
+"""Causal attention within segments: a plain reference and a blockwise form that never holds a [T, T] array.
+
+    B batch   T time   N query heads   K key/value heads   H head dim
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# attend(query [B, T, N, H], key [B, T, K, H], value [B, T, K, H], segments [B, T]) -> [B, T, N, H]
+Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+
+MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite too
+
+
+def rotary_tables(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """Sine and cosine of rotary position embeddings (Su et al. 2021). positions [...] -> 2 × [..., H / 2] float32."""
+    frequencies = theta ** (-np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
+    angles = positions[..., None].astype(jnp.float32) * frequencies
+    return jnp.sin(angles), jnp.cos(angles)
+
+
+def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Applies rotary tables to queries or keys. x [..., N, H], tables [..., H / 2] -> [..., N, H]."""
+    sin, cos = (table[..., None, :].astype(x.dtype) for table in tables)
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def visible(segments: jax.Array, first: int, stop: int) -> jax.Array:
+    """Which keys [0, stop) the queries [first, stop) see: not later, same segment. -> [B, 1, stop - first, stop] bool.
+
+    With segments 1 1 2 2, first 0 and stop 4:   1 . . .
+                                                 1 1 . .
+                                                 . . 1 .
+                                                 . . 1 1
+    """
+    causal = np.arange(first, stop)[:, None] >= np.arange(stop)[None, :]
+    same = segments[:, first:stop, None] == segments[:, None, :stop]
+    return (same & causal)[:, None]
+
+
+def plain_attend(query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array) -> jax.Array:
+    """Softmax attention written out, the reference that every other form is tested against."""
+    key, value = (repeat_heads(x, query.shape[2]) for x in (key, value))
+    scores = jnp.einsum("BTNH,BSNH->BNTS", query, key, preferred_element_type=jnp.float32)
+    scores = scores * query.shape[-1] ** -0.5
+    scores = jnp.where(visible(segments, 0, query.shape[1]), scores, MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return jnp.einsum("BNTS,BSNH->BTNH", weights, value)
+
+
+def repeat_heads(x: jax.Array, num_heads: int) -> jax.Array:
+    """Repeats key/value heads so that each query head has its own. [B, T, K, H] -> [B, T, N, H]."""
+    return jnp.repeat(x, num_heads // x.shape[2], axis=2) if x.shape[2] != num_heads else x
+
+
+def blockwise_attend(query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array) -> jax.Array:
+    """Attention in blocks of queries, each over its visible prefix of keys; memory grows with T, not with T².
+
+    The backward pass recomputes the weights from the saved log-sum-exp (Dao et al. 2022) instead of keeping them.
+    """
+    key, value = (repeat_heads(x, query.shape[2]) for x in (key, value))
+    query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))  # [B, N, T, H]
+    return _blockwise(query * query.shape[-1] ** -0.5, key, value, segments).transpose(0, 2, 1, 3)
+
+
+def _blocks(length: int) -> list[tuple[int, int]]:
+    """Query blocks (first, stop): 128 wide skips most of the masked half at 512, wider ones keep long programs short."""
+    size = max(128, length // 16)
+    return [(first, min(first + size, length)) for first in range(0, length, size)]
+
+
+def _scores(query, key, segments, first, stop):
+    """Masked scores of one block of queries. -> [B, N, block, stop] float32."""
+    block = jnp.einsum(
+        "BNTH,BNSH->BNTS", query[:, :, first:stop], key[:, :, :stop], preferred_element_type=jnp.float32
+    )
+    return jnp.where(visible(segments, first, stop), block, MASKED)
+
+
+@jax.custom_vjp
+def _blockwise(query, key, value, segments):
+    return _blockwise_forward(query, key, value, segments)[0]
+
+
+def _blockwise_forward(query, key, value, segments):
+    outputs, normalizers = [], []
+    for first, stop in _blocks(query.shape[2]):
+        scores = _scores(query, key, segments, first, stop)
+        top = jnp.max(scores, axis=-1, keepdims=True)
+        weights = jnp.exp(scores - top)
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        mixed = jnp.einsum(
+            "BNTS,BNSH->BNTH", weights.astype(value.dtype), value[:, :, :stop], preferred_element_type=jnp.float32
+        )
+        outputs.append((mixed / total).astype(value.dtype))
+        normalizers.append(top + jnp.log(total))
+    output = jnp.concatenate(outputs, axis=2)
+    return output, (query, key, value, segments, output, jnp.concatenate(normalizers, axis=2))
+
+
+def _blockwise_backward(saved, grad):
+    query, key, value, segments, output, normalizer = saved
+    overlap = jnp.sum(grad.astype(jnp.float32) * output.astype(jnp.float32), axis=-1, keepdims=True)
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    d_query, d_key, d_value = [], jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32)
+    for first, stop in _blocks(query.shape[2]):
+        block = np.s_[:, :, first:stop]
+        weights = jnp.exp(_scores(query, key, segments, first, stop) - normalizer[block])
+        d_value = d_value.at[:, :, :stop].add(product("BNTS,BNTH->BNSH", weights.astype(grad.dtype), grad[block]))
+        d_weights = product("BNTH,BNSH->BNTS", grad[block], value[:, :, :stop])
+        d_scores = (weights * (d_weights - overlap[block])).astype(query.dtype)
+        d_query.append(product("BNTS,BNSH->BNTH", d_scores, key[:, :, :stop]).astype(query.dtype))
+        d_key = d_key.at[:, :, :stop].add(product("BNTS,BNTH->BNSH", d_scores, query[block]))
+    return jnp.concatenate(d_query, axis=2), d_key.astype(key.dtype), d_value.astype(value.dtype), None
+
+
+_blockwise.defvjp(_blockwise_forward, _blockwise_backward)
+
+
+def cached_attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
+    """Attention of one new token a row over its cache. query [B, N, H], key and value [B, K, S, H], mask [B, S]."""
+    batch, num_heads, head_dim = query.shape
+    grouped = query.reshape(batch, key.shape[1], -1, head_dim) * head_dim**-0.5
+    scores = jnp.einsum("BKGH,BKSH->BKGS", grouped, key, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, MASKED), axis=-1).astype(value.dtype)
+    return jnp.einsum("BKGS,BKSH->BKGH", weights, value).reshape(batch, num_heads, head_dim)

@@ -1,0 +1,281 @@
+"""The decoder: token streams in, logits of the next tokens out.
+
+    B batch   T time   S cache slots   K token streams / key-value heads   N heads   H head dim
+    D model   F feed-forward   V vocabulary   L layers
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from amt_jax.model.attention import Attend, blockwise_attend, cached_attend, rotary_tables, rotate
+from amt_jax.model.conditioning import ConditionConfig, Conditioning
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes and choices of the decoder; every field is given by a config file or a dataset.
+
+    Attributes:
+      vocab_size: V, ids a stream.
+      num_streams: K, token streams a time step.
+      num_layers: L.
+      num_heads: N; d_model / num_heads is the head dim.
+      num_kv_heads: key/value heads; fewer than num_heads is grouped-query attention (Ainslie et al. 2023).
+      d_model: D.
+      d_ff: F, hidden width of the feed-forward layers.
+      context_length: the longest window it is trained on, in tokens.
+      dropout: rate on embeddings and on both residual branches while training.
+      norm: "layernorm" or "rmsnorm" (Zhang & Sennrich 2019), before each branch and at the end.
+      activation: "gelu" or "swiglu" (Shazeer 2020).
+      qk_norm: RMS-normalise queries and keys a head (Henry et al. 2020).
+      bias: biases in linear layers.
+      rope_theta: base of the rotary frequencies.
+      remat: recompute each layer in the backward pass instead of keeping its activations.
+      dtype: compute type, "float32" or "bfloat16"; parameters are float32.
+      conditions: the table of conditions.
+    """
+
+    vocab_size: int
+    num_streams: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    d_model: int
+    d_ff: int
+    context_length: int
+    dropout: float
+    norm: str
+    activation: str
+    qk_norm: bool
+    bias: bool
+    rope_theta: float
+    remat: bool
+    dtype: str
+    conditions: tuple[ConditionConfig, ...] = ()
+
+    def __post_init__(self):
+        if self.d_model % self.num_heads or (self.d_model // self.num_heads) % 2:
+            raise ValueError(f"d_model {self.d_model} does not split into {self.num_heads} heads of even size")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        if self.norm not in ("layernorm", "rmsnorm"):
+            raise ValueError(f"norm is layernorm or rmsnorm, not {self.norm!r}")
+        if self.activation not in ("gelu", "swiglu"):
+            raise ValueError(f"activation is gelu or swiglu, not {self.activation!r}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype is float32 or bfloat16, not {self.dtype!r}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.d_model // self.num_heads
+
+
+class Linear(nnx.Module):
+    """x @ kernel + bias, the kernel stored [in, out]."""
+
+    def __init__(self, d_in: int, d_out: int, axes: tuple[str, str], config: TransformerConfig, *, rngs: nnx.Rngs,
+                 gain: float = 1.0):  # fmt: skip
+        self.kernel = nnx.Param(gain * d_in**-0.5 * jax.random.normal(rngs.params(), (d_in, d_out)), axes=axes)
+        self.bias = nnx.Param(jnp.zeros(d_out), axes=axes[1:]) if config.bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x @ self.kernel[...].astype(x.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class Norm(nnx.Module):
+    """LayerNorm or RMSNorm over the last axis, statistics in float32."""
+
+    def __init__(self, size: int, kind: str):
+        self.scale = nnx.Param(jnp.ones(size), axes=("norm",))
+        self.bias = nnx.Param(jnp.zeros(size), axes=("norm",)) if kind == "layernorm" else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        if self.bias is not None:
+            y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + 1e-6) * self.scale[...]
+        return (y if self.bias is None else y + self.bias[...]).astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Projections around attention: one fused product for queries, keys and values."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        heads = config.num_heads + 2 * config.num_kv_heads
+        self.qkv = Linear(config.d_model, heads * config.head_dim, ("embed", "heads"), config, rngs=rngs)
+        self.out = Linear(config.d_model, config.d_model, ("heads", "embed"), config, rngs=rngs,
+                          gain=(2 * config.num_layers) ** -0.5)  # fmt: skip
+        self.query_norm = Norm(config.head_dim, "rmsnorm") if config.qk_norm else None
+        self.key_norm = Norm(config.head_dim, "rmsnorm") if config.qk_norm else None
+
+    def project(self, x: jax.Array, rotary: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries, keys and values, rotated. x [..., D], rotary [..., H / 2] -> [..., N, H], 2 × [..., K, H]."""
+        config = self.config
+        heads = self.qkv(x).reshape(*x.shape[:-1], -1, config.head_dim)
+        query, key, value = jnp.split(heads, [config.num_heads, config.num_heads + config.num_kv_heads], axis=-2)
+        if self.query_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        return rotate(query, rotary), rotate(key, rotary), value
+
+    def merge(self, mixed: jax.Array) -> jax.Array:
+        """[..., N, H] -> [..., D]."""
+        return self.out(mixed.reshape(*mixed.shape[:-2], -1))
+
+
+class FeedForward(nnx.Module):
+    """Two products with a GELU between, or SwiGLU's three."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.gated = config.activation == "swiglu"
+        width = 2 * config.d_ff if self.gated else config.d_ff
+        self.up = Linear(config.d_model, width, ("embed", "mlp"), config, rngs=rngs)
+        self.down = Linear(config.d_ff, config.d_model, ("mlp", "embed"), config, rngs=rngs,
+                           gain=(2 * config.num_layers) ** -0.5)  # fmt: skip
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = self.up(x)
+        if self.gated:
+            gate, y = jnp.split(y, 2, axis=-1)
+            return self.down(jax.nn.silu(gate) * y)
+        return self.down(jax.nn.gelu(y))
+
+
+class Layer(nnx.Module):
+    """Attention and feed-forward, each normalised before and added after."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.dropout = config.dropout
+        self.attention_norm = Norm(config.d_model, config.norm)
+        self.attention = Attention(config, rngs=rngs)
+        self.feed_forward_norm = Norm(config.d_model, config.norm)
+        self.feed_forward = FeedForward(config, rngs=rngs)
+
+    def __call__(self, x, rotary, segments, attend: Attend, dropout_key):
+        """A whole sequence. x [B, T, D] -> x [B, T, D], key and value [B, T, K, H]."""
+        keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+        query, key, value = self.attention.project(self.attention_norm(x), rotary)
+        mixed = self.attention.merge(attend(query, key, value, segments))
+        x = x + dropout(mixed, self.dropout, keys[0])
+        return x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.dropout, keys[1]), (key, value)
+
+    def step(self, x, rotary, cache, index, mask):
+        """One token a row. x [B, D], cache key and value [B, K, S, H], written at slot `index` -> x, cache."""
+        query, key, value = self.attention.project(self.attention_norm(x), rotary)
+        cache = tuple(
+            jax.lax.dynamic_update_slice_in_dim(old, new[:, :, None].astype(old.dtype), index, axis=2)
+            for old, new in zip(cache, (key, value), strict=True)
+        )
+        x = x + self.attention.merge(cached_attend(query, *cache, mask).astype(x.dtype))
+        return x + self.feed_forward(self.feed_forward_norm(x)), cache
+
+
+class Transformer(nnx.Module):
+    """A causal decoder over K token streams with tied embeddings.
+
+    Build it inside `jax.jit` (or `nnx.eval_shape`), split it once with `nnx.split`, and merge it inside jitted
+    functions: its only state is its parameters. Each `nnx.Param` names its logical axes in its metadata `axes`.
+    """
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        # Around N(0, 1): tied to logits × D^-0.5, a smaller table would barely learn.
+        table = jax.random.normal(rngs.params(), (config.num_streams, config.vocab_size, config.d_model))
+        self.embedding = nnx.Param(table, axes=("stream", "vocab", "embed"))
+        self.conditioning = Conditioning(config.conditions, config.d_model, jnp.dtype(config.dtype), rngs=rngs)
+        self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.num_layers)])
+        self.norm = Norm(config.d_model, config.norm)
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segments: jax.Array,
+        conditions: Mapping[str, jax.Array],
+        *,
+        dropout_key: jax.Array | None = None,
+        attend: Attend = blockwise_attend,
+    ) -> jax.Array:
+        """Logits of the next tokens.
+
+        Args:
+          tokens: [B, T, K] int32 ids.
+          positions: [B, T] int32, from 0 where a segment starts.
+          segments: [B, T] int32, 0 is padding; a token sees its own segment only.
+          conditions: name -> [B, segments] int32 ids.
+          dropout_key: PRNG key while training; None means no dropout.
+          attend: the attention to use.
+
+        Returns:
+          [B, T, K, V] float32.
+        """
+        return self.logits(self.hidden(tokens, positions, segments, conditions, dropout_key, attend)[0])
+
+    def hidden(self, tokens, positions, segments, conditions, dropout_key=None, attend: Attend = blockwise_attend):
+        """The last hidden states [B, T, D] and each layer's (key, value) [B, T, K, H], the latter to fill a cache."""
+        x = self.embed(tokens) + self.conditioning(conditions, segments)
+        keys = [None] * (len(self.layers) + 1)
+        if dropout_key is not None:
+            keys = list(jax.random.split(dropout_key, len(keys)))
+        x = dropout(x, self.config.dropout, keys[-1])
+        rotary = rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
+        apply = nnx.remat(Layer.__call__, static_argnums=(4,)) if self.config.remat else Layer.__call__
+        caches = []
+        for layer, key in zip(self.layers, keys[:-1], strict=True):
+            x, cache = apply(layer, x, rotary, segments, attend, key)
+            caches.append(cache)
+        return self.norm(x), caches
+
+    def step(self, tokens, positions, conditions, cache, index, mask):
+        """One decoding step.
+
+        Args:
+          tokens: [B, K] int32, the newest token of each row.
+          positions: [B] int32, its position in its piece's window.
+          conditions: name -> [B, 1] int32 ids.
+          cache: a (key, value) of [B, K, S, H] a layer.
+          index: the slot that the new keys and values take, one for all rows.
+          mask: [B, S] bool, the slots a row may attend to, `index` included.
+
+        Returns:
+          logits [B, K, V] float32 and the cache with slot `index` filled.
+        """
+        x = self.embed(tokens) + self.conditioning_step(conditions)
+        rotary = rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
+        caches = []
+        for layer, layer_cache in zip(self.layers, cache, strict=True):
+            x, layer_cache = layer.step(x, rotary, layer_cache, index, mask)
+            caches.append(layer_cache)
+        return self.logits(self.norm(x)), caches
+
+    def conditioning_step(self, conditions):
+        """The conditions' sum for one token a row. name -> [B, 1] -> [B, D]."""
+        if not self.config.conditions:
+            return 0.0
+        batch = next(iter(conditions.values())).shape[0]
+        return self.conditioning(conditions, jnp.ones((batch, 1), jnp.int32))[:, 0]
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """Sum of the streams' embeddings. [..., K] -> [..., D]."""
+        table = self.embedding[...].astype(self.config.dtype)
+        return sum(table[stream][tokens[..., stream]] for stream in range(self.config.num_streams))
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Scaled products with the embeddings. [..., D] -> [..., K, V] float32."""
+        table = self.embedding[...].astype(x.dtype)
+        products = jnp.einsum("...D,KVD->...KV", x, table, preferred_element_type=jnp.float32)
+        return products * self.config.d_model**-0.5
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes a share `rate` of x and scales up the rest; x itself without a key."""
+    if key is None or rate == 0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)

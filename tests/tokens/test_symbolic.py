@@ -1,0 +1,175 @@
+"""Notes survive encode and decode, ids are stable after one pass, decode takes anything."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from symusic import Note, Score, Tempo, TimeSignature, Track
+
+from amt_jax.errors import UserError
+from amt_jax.music import midi
+from amt_jax.tokens.symbolic import PRESETS, SymbolicTokenizer
+
+TOKENIZERS = {preset: SymbolicTokenizer.create(preset) for preset in PRESETS}
+METERS = [(4, 4), (3, 4), (6, 8), (3, 8), (2, 4), (12, 8), (7, 8), (1, 4)]
+
+
+@st.composite
+def scores(draw):
+    """Scores as files hold them: several tracks, drums, changes of tempo and meter, long gaps, any resolution."""
+    rng = random.Random(draw(st.integers(0, 2**32)))
+    tpq = draw(st.sampled_from([1, 8, 24, 120, 480, 960]))
+    beats = draw(st.sampled_from([4, 40, 200]))
+    score = Score(tpq)
+    for _ in range(draw(st.integers(0, 6))):
+        score.tempos.append(Tempo(rng.randrange(beats * tpq), rng.uniform(30, 300)))
+    for _ in range(draw(st.integers(0, 4))):
+        score.time_signatures.append(TimeSignature(rng.randrange(beats * tpq), *rng.choice(METERS)))
+    if score.time_signatures and draw(st.booleans()):
+        score.time_signatures[0].time = 0
+    for _ in range(draw(st.integers(1, 3))):
+        track = Track(program=rng.randrange(128), is_drum=rng.random() < 0.3)
+        for _ in range(draw(st.integers(1, 60))):
+            onset, length = rng.randrange(beats * tpq), max(1, int(tpq * rng.choice([0.1, 0.3, 1, 2.5, 14])))
+            track.notes.append(Note(onset, length, rng.randrange(10, 120), rng.randrange(1, 128)))
+        score.tracks.append(track)
+    score = Score.from_midi(score.dumps_midi())
+    return score
+
+
+def encode(tokenizer, score):
+    """Ids of a score, None if it has nothing for this preset."""
+    try:
+        return tokenizer.encode(score)
+    except midi.MidiError:
+        return None
+
+
+def notes_of(score):
+    return sorted(
+        (track.program, track.is_drum, note.time, note.duration, note.pitch, note.velocity)
+        for track in score.tracks
+        for note in track.notes
+    )
+
+
+def test_sizes_and_specials():
+    assert {name: t.spec.vocab_size for name, t in TOKENIZERS.items()} == {
+        "remi": 419,
+        "remi_multitrack": 548,
+        "tsd": 483,
+    }
+    for tokenizer in TOKENIZERS.values():
+        assert (tokenizer.spec.pad, tokenizer.spec.bos, tokenizer.spec.eos) == (0, 1, 2)
+        assert [tokenizer.spec.ranges[name] for name in ("PAD", "BOS", "EOS")] == [(0, 1), (1, 2), (2, 3)]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@settings(max_examples=40, deadline=None)
+@given(scores())
+def test_notes_survive_and_ids_are_stable(preset, score):
+    tokenizer = TOKENIZERS[preset]
+    ids = encode(tokenizer, score)
+    if ids is None:
+        return
+    assert ids.dtype == np.uint16
+    decoded = tokenizer.decode(ids)
+    again = tokenizer.encode(decoded)
+    np.testing.assert_array_equal(ids, again)
+    assert notes_of(decoded) == notes_of(tokenizer.decode(again))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_notes_on_the_grid_come_back_as_they_were(preset):
+    rng = random.Random(0)
+    score = Score(8)
+    for program in (0, 40):
+        track = Track(program=program)
+        for pitch in range(30, 90, 4):
+            track.notes.append(
+                Note(rng.randrange(64), rng.randrange(1, 30), pitch + program // 40, 3 + 4 * (pitch % 30))
+            )
+        score.tracks.append(track)
+    tokenizer = TOKENIZERS[preset]
+    decoded = tokenizer.decode(tokenizer.encode(score))
+    scale = decoded.ticks_per_quarter // 8
+    instruments = PRESETS[preset].programs
+    assert notes_of(decoded) == sorted(
+        (program * instruments, drum, time * scale, length * scale, pitch, velocity)
+        for program, drum, time, length, pitch, velocity in notes_of(score)
+    )
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_order_of_tracks_and_notes_does_not_matter(preset):
+    rng = random.Random(3)
+    notes = [(program, rng.randrange(2000), 50, rng.randrange(40, 80), 64) for program in (5, 80) for _ in range(50)]
+    results = []
+    for order in range(2):
+        score = Score(120)
+        rng.shuffle(notes)
+        for program in ((5, 80), (80, 5))[order]:
+            track = Track(program=program)
+            for each, *note in notes:
+                if each == program:
+                    track.notes.append(Note(*note))
+            score.tracks.append(track)
+        results.append(TOKENIZERS[preset].encode(score))
+    np.testing.assert_array_equal(*results)
+
+
+def test_remi_is_one_piano_without_drums():
+    score = Score(8)
+    for program, is_drum, pitch in ((0, False, 60), (40, False, 60), (40, False, 64), (0, True, 40)):
+        track = Track(program=program, is_drum=is_drum)
+        track.notes.append(Note(0, 8, pitch, 64))
+        score.tracks.append(track)
+    decoded = TOKENIZERS["remi"].decode(TOKENIZERS["remi"].encode(score))
+    assert [(track.program, track.is_drum) for track in decoded.tracks] == [(0, False)]
+    assert [note.pitch for note in decoded.tracks[0].notes] == [60, 64]
+    multi = TOKENIZERS["remi_multitrack"]
+    assert len(multi.decode(multi.encode(score)).tracks) == 3
+    del score.tracks[:3]
+    with pytest.raises(midi.MidiError, match="nothing but drums"):
+        TOKENIZERS["remi"].encode(score)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-5, 70_000) | st.integers(0, 600), max_size=300))
+def test_decode_takes_anything(preset, ids):
+    score = TOKENIZERS[preset].decode(np.array(ids, np.int64))
+    for track in score.tracks:
+        times = [note.time for note in track.notes]
+        assert times == sorted(times)
+        for note in track.notes:
+            assert note.time >= 0
+            assert note.duration > 0
+            assert 0 <= note.pitch < 128
+            assert 0 < note.velocity < 128
+    back = Score.from_midi(score.dumps_midi())
+    assert back.note_num() <= score.note_num()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_save_and_load(preset, tmp_path):
+    TOKENIZERS[preset].save(tmp_path)
+    loaded = SymbolicTokenizer.load(tmp_path)
+    assert loaded.name == preset
+    assert loaded.spec == TOKENIZERS[preset].spec
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+    assert json.loads((tmp_path / "tokenizer.json").read_text())["preset"] == preset
+
+
+def test_a_missing_or_damaged_tokenizer_is_said(tmp_path):
+    with pytest.raises(UserError, match="without its tokenizer"):
+        SymbolicTokenizer.load(tmp_path)
+    for content in ("", "{}", '{"preset": "remi", "_vocab_base": 3}', '{"preset": "nonsense"}', "[]", "\0\xff"):
+        (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(UserError, match="damaged"):
+            SymbolicTokenizer.load(tmp_path)
+    with pytest.raises(UserError, match="remi_multitrack"):
+        SymbolicTokenizer.create("remi_multi")
