@@ -72,6 +72,7 @@ def train_step(
     graph: Any,
     optimizer: optax.GradientTransformation,
     type_ids: Any,
+    num_types: int,
     seed: int,
     accumulation: int,
     regularization: Regularization,
@@ -84,6 +85,7 @@ def train_step(
       graph: AbstractModel.graph.
       optimizer: from make_optimizer.
       type_ids: [V] token type of each id.
+      num_types: how many types there are.
       seed: together with the step's number, of everything random in it.
       accumulation: A.
       regularization: what is random.
@@ -97,7 +99,7 @@ def train_step(
     total = jnp.sum(batch["weights"]) * batch["targets"].shape[-1]
 
     def loss(params, microbatch, key):
-        found = sums(params, microbatch, graph, type_ids, regularization, key)
+        found = sums(params, microbatch, graph, type_ids, num_types, regularization, key)
         return found["smoothed_loss"] / total, found
 
     def gradients(index):
@@ -120,12 +122,12 @@ def train_step(
     return TrainState(params, optimizer_state, state.step + 1), found | {"grad_norm": optax.global_norm(grads)}
 
 
-def eval_step(params: Any, batch: Mapping[str, Any], *, graph: Any, type_ids: Any) -> dict[str, jax.Array]:
+def eval_step(params: Any, batch: Mapping[str, Any], *, graph: Any, type_ids: Any, num_types: int) -> dict[str, jax.Array]:
     """Sums over a batch's targets, nothing dropped and nothing smoothed."""
-    return sums(params, batch, graph, type_ids, Regularization(), None)
+    return sums(params, batch, graph, type_ids, num_types, Regularization(), None)
 
 
-def sums(params, batch, graph, type_ids, regularization: Regularization, key) -> dict[str, jax.Array]:
+def sums(params, batch, graph, type_ids, num_types: int, regularization: Regularization, key) -> dict[str, jax.Array]:
     """Sums over the targets that count.
 
     Returns:
@@ -148,7 +150,7 @@ def sums(params, batch, graph, type_ids, regularization: Regularization, key) ->
     loss = (normalizer - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]) * weights
     spread = (normalizer - jnp.mean(logits, axis=-1)) * weights
     smoothing = regularization.label_smoothing
-    types, num_types = jnp.asarray(type_ids)[targets].ravel(), int(max(type_ids)) + 1
+    types = jnp.asarray(type_ids)[targets].ravel()
     return {
         "loss": jnp.sum(loss),
         "smoothed_loss": jnp.sum((1 - smoothing) * loss + smoothing * spread),
