@@ -58,13 +58,16 @@ class SymbolicTokenizer:
     Attributes:
       name: the preset.
       spec: the vocabulary.
+      names: the base ids' names, "Pitch_60".
     """
 
     def __init__(self, name: str, tokenizer: miditok.MusicTokenizer):
         self.name = name
         self._tokenizer = tokenizer
         self._preset = PRESETS[name]
-        self.spec = _spec(name, tokenizer)
+        vocabulary = tokenizer.vocab
+        self.names = tuple(sorted(vocabulary, key=vocabulary.get))
+        self.spec = _spec(name, self.names)
 
     @classmethod
     def create(cls, preset: str) -> SymbolicTokenizer:
@@ -178,10 +181,9 @@ def _tidy(score: Score) -> None:
     score.time_signatures = [each for each in score.time_signatures if each.time <= last]
 
 
-def _spec(name: str, tokenizer: miditok.MusicTokenizer) -> TokenSpec:
+def _spec(name: str, names: tuple[str, ...]) -> TokenSpec:
     ranges = {}
-    items = sorted(tokenizer.vocab.items(), key=lambda item: item[1])
-    for kind, group in groupby(items, key=lambda item: item[0].split("_")[0]):
-        ids = [index for _, index in group]
+    for kind, group in groupby(range(len(names)), key=lambda index: names[index].split("_")[0]):
+        ids = list(group)
         ranges[kind] = (ids[0], ids[-1] + 1)
-    return TokenSpec(name, 1, len(items), 0, 1, 2, ranges)
+    return TokenSpec(name, 1, len(names), 0, 1, 2, ranges)
