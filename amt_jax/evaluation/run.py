@@ -73,6 +73,7 @@ def evaluate_run(
       seed: of the generation and the bootstrap.
       checkpoint: "best", "last" or a step.
     """
+    settings = GenerationSettings(seconds=seconds, seed=seed)
     card, tokenizer = run.card, run.tokenizer
     folder = dataset or run.config.dataset
     records = open_records(run, folder, split, named=bool(dataset))
@@ -97,7 +98,6 @@ def evaluate_run(
         likelihoods = {"model": evaluate_likelihood(config, params, records, **score)}
 
     sampler = Sampler(config, params, card.spec, Grammar.create(card.spec, tokenizer.names))
-    settings = GenerationSettings(seconds=seconds, seed=seed)
     if given is None:
         # Asked for what the real pieces are, so that both sets are of one mixture.
         order = np.random.default_rng(seed).permutation(len(records))
@@ -108,14 +108,19 @@ def evaluate_run(
             Sample(_name(number, card, wanted), tokenizer.decode(ids))
             for number, (ids, wanted) in enumerate(zip(results, conditions, strict=True), start=1)
         ]
-    # A model whose logits are all equal: the grammar alone decides what is possible.
+    # A model whose logits are all equal: the grammar alone decides what is possible. Such music is thin, and a few
+    # notes are in one scale by chance: so it is as long in tokens as real music, not in seconds.
     blind = Sampler(config, jax.tree.map(np.zeros_like, params), card.spec, sampler.grammar)
-    anything = dataclasses.replace(settings, temperature=1.0, top_k=0, top_p=1.0)
+    tokens = max(1, round(records.lengths.sum() / max(lengths.sum(), 1.0) * seconds))
+    anything = GenerationSettings(
+        seconds=36_000, max_tokens=min(tokens, 65_536), temperature=1, top_k=0, top_p=1, seed=seed
+    )
     noise = [tokenizer.decode(ids) for ids in _generate(blind, anything, [{}] * count, "random tokens")]
 
     sets = {
-        name: [features(excerpt(score, seconds)) for score in scores]
-        for name, scores in (("samples", [each.score for each in given]), ("real", real), ("random", noise))
+        "samples": [features(excerpt(each.score, seconds)) for each in given],
+        "real": [features(excerpt(score, seconds)) for score in real],
+        "random": [features(score) for score in noise],
     }
     about = {
         "run": str(run.path),
@@ -125,7 +130,7 @@ def evaluate_run(
         "split": f"{split}, {len(records):,} pieces, content {records.card.split(split).content[:16]}",
         "samples": samples or f"{len(given)} generated, {settings}",
         "compared over": f"the first {seconds:g} seconds of each piece",
-        "random tokens": f"{count} pieces, every token that the grammar allows equally likely",
+        "random tokens": f"{count} pieces of {tokens} tokens, all that the grammar allows equally likely",
         "seed": seed,
         "date": datetime.date.today().isoformat(),
         "versions": f"amt_jax {__version__}, jax {jax.__version__}, Python {platform.python_version()}",
@@ -151,8 +156,8 @@ def open_records(run: RunFolder, folder: str | os.PathLike, split: str, *, named
     card = Card.load(folder)
     if card.spec != run.card.spec:
         raise UserError(
-            f"dataset {folder} has another vocabulary ({card.spec.name}, {card.spec.vocab_size} ids) than run {run.path} "
-            f"({run.card.spec.name}, {run.card.spec.vocab_size} ids); prepare it with the run's tokenizer"
+            f"dataset {folder} has another vocabulary ({card.spec.name}, {card.spec.vocab_size} ids) than run "
+            f"{run.path} ({run.card.spec.name}, {run.card.spec.vocab_size} ids); prepare it with the run's tokenizer"
         )
     # Between a dataset and a run conditions are matched by name.
     return Records(folder, dataclasses.replace(card, conditions=run.card.conditions), split)
@@ -210,7 +215,9 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     return history
 
 
-def _generate(sampler: Sampler, settings: GenerationSettings, conditions: Sequence[dict], title: str) -> list[np.ndarray]:
+def _generate(
+    sampler: Sampler, settings: GenerationSettings, conditions: Sequence[dict], title: str
+) -> list[np.ndarray]:
     """One piece for each row of conditions, with seeds that count up from the settings'."""
     requests = [
         Request(dataclasses.replace(settings, seed=(settings.seed + number) % 2**32), wanted)
@@ -223,4 +230,4 @@ def _generate(sampler: Sampler, settings: GenerationSettings, conditions: Sequen
 
 def _name(number: int, card: Card, wanted: dict[str, int]) -> str:
     values = [card.conditions[name].values[i - 1] for name, i in wanted.items() if i]
-    return f"sample {number}" + (f" ({', '.join(values)})" if values else "")
+    return f"sample {number}" + (f": {', '.join(values)}" if values else "")
