@@ -80,7 +80,7 @@ class GrammarState(NamedTuple):
     tick_seconds: Array
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Grammar:
     """The tables. W is the base vocabulary, V all ids with BPE merges, S the states.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from itertools import groupby
+from collections.abc import Iterable
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from symusic import Note, Score, Tempo, Track
 
 from amt_jax.errors import UserError, near
 from amt_jax.music.midi import MidiError
+from amt_jax.tokens.encoder import Encoder
 from amt_jax.tokens.spec import TokenSpec
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 FILE = "tokenizer.json"
 DRUMS = 128  # Where a drum track sorts: after the last program.
+FIRST_CHARACTER = 33  # MidiTok writes id i as the character i + 33.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +70,8 @@ class SymbolicTokenizer:
         self._preset = PRESETS[name]
         vocabulary = tokenizer.vocab
         self.names = tuple(sorted(vocabulary, key=vocabulary.get))
-        self.spec = _spec(name, self.names)
+        self.spec = self._make_spec()
+        self._encoder = Encoder(self.names)
 
     @classmethod
     def create(cls, preset: str) -> SymbolicTokenizer:
@@ -87,6 +91,7 @@ class SymbolicTokenizer:
             use_pitchdrum_tokens=True,
             use_programs=options.programs,
             one_token_stream_for_programs=options.programs,
+            encode_ids_split="no",  # We split: MidiTok would have to know the score again.
         )
         return cls(preset, getattr(miditok, options.tokenization)(config))
 
@@ -117,15 +122,18 @@ class SymbolicTokenizer:
         then pitch; of two notes with one onset and pitch the longer stays. Ends with the last note.
         Raises MidiError if nothing is left to encode.
         """
+        ids = self._encoder.encode(self.preprocess(score))
+        return self.merge(ids) if merge else ids
+
+    def preprocess(self, score: Score) -> Score:
+        """The score as the ids will hold it: on MidiTok's grid, ordered. Raises MidiError if nothing is left."""
         score = self._tokenizer.preprocess_score(self._reduce(score))
         positions = 2 * max(signature.denominator for signature in score.time_signatures)
         if score.ticks_per_quarter != positions:
             # MidiTok chose the grid for an x/8 signature that it then dropped: times off the x/4 grid would remain.
             score = self._tokenizer.preprocess_score(score)
         _tidy(score)
-        tokens = self._tokenizer.encode(score, encode_ids=False, no_preprocess_score=True)
-        ids = np.array((tokens if self._preset.programs else tokens[0]).ids, np.uint16)
-        return self.merge(ids) if merge else ids
+        return score
 
     def decode(self, ids: np.ndarray) -> Score:
         """The score of token ids, however they came about; specials and unknown ids are dropped. [T] -> Score."""
@@ -136,9 +144,42 @@ class SymbolicTokenizer:
         tokens = miditok.TokSequence(ids=ids.tolist())
         return self._tokenizer.decode(tokens if self._preset.programs else [tokens]).sort()
 
+    def train_bpe(self, pieces: Iterable[np.ndarray], vocab_size: int) -> None:
+        """Learns BPE merges from base ids, up to `vocab_size` ids in all (fewer if the pieces repeat too little).
+
+        Raises UserError for a size that leaves no room for merges or does not fit 16 bits.
+        """
+        if not self.spec.base_size < vocab_size <= 2**16:
+            raise UserError(f"a BPE vocabulary for {self.name} has {self.spec.base_size + 1} to {2**16} ids")
+        self._tokenizer.train(vocab_size, model="BPE", iterator=[self._words(ids) for ids in pieces])
+        self.spec = self._make_spec()
+
     def merge(self, ids: np.ndarray) -> np.ndarray:
-        """Replaces base ids by BPE ids, bar by bar; the inverse of `spec.expand`. [T] -> [T'], same dtype."""
-        return ids
+        """Replaces base ids by BPE ids if trained; the inverse of `spec.expand`. [T] -> [T'], same dtype."""
+        if not self.spec.merges:
+            return ids
+        return np.array(self._tokenizer._model.encode(self._words(ids), is_pretokenized=True).ids, ids.dtype)
+
+    def _words(self, ids: np.ndarray) -> list[str]:
+        """Splits ids where no merge may cross, as MidiTok's model reads them: each id a character.
+
+        A word is a bar, or 16 time shifts where there are no bars: long words are slow, short ones many.
+        """
+        text = (ids.astype("<u4") + FIRST_CHARACTER).tobytes().decode("utf-32-le")
+        kind, every = ("Bar", 1) if "Bar" in self.spec.ranges else ("TimeShift", 16)
+        first, stop = self.spec.ranges[kind]
+        cuts = np.flatnonzero((ids >= first) & (ids < stop))[::every].tolist()
+        return [text[start:end] for start, end in pairwise([0, *cuts, len(text)]) if start < end]
+
+    def _make_spec(self) -> TokenSpec:
+        ranges = {}
+        for kind, group in groupby(range(len(self.names)), key=lambda index: self.names[index].split("_")[0]):
+            ids = list(group)
+            ranges[kind] = (ids[0], ids[-1] + 1)
+        learnt = self._tokenizer.vocab_model or {}
+        words = sorted(learnt, key=learnt.get)[len(self.names) :]
+        merges = tuple(tuple(ord(character) - FIRST_CHARACTER for character in word) for word in words)
+        return TokenSpec(self.name, 1, len(self.names) + len(merges), 0, 1, 2, ranges, merges)
 
     def _reduce(self, score: Score) -> Score:
         """Only what is encoded: tracks of notes in a fixed order, tempos and time signatures."""
@@ -157,8 +198,8 @@ class SymbolicTokenizer:
             track = Track(program=program % DRUMS, is_drum=program == DRUMS)
             track.notes = Note.from_numpy(**{name: values[order] for name, values in notes.items()})
             reduced.tracks.append(track)
-        reduced.tempos = score.tempos
-        reduced.time_signatures = score.time_signatures
+        reduced.tempos = score.tempos.sort(inplace=False)
+        reduced.time_signatures = score.time_signatures.sort(inplace=False)
         return reduced
 
 
@@ -179,11 +220,3 @@ def _tidy(score: Score) -> None:
     kept = (np.diff(tempos["mspq"], prepend=-1) != 0) & (tempos["time"] <= last)
     score.tempos = Tempo.from_numpy(**{name: values[kept] for name, values in tempos.items()})
     score.time_signatures = [each for each in score.time_signatures if each.time <= last]
-
-
-def _spec(name: str, names: tuple[str, ...]) -> TokenSpec:
-    ranges = {}
-    for kind, group in groupby(range(len(names)), key=lambda index: names[index].split("_")[0]):
-        ids = list(group)
-        ranges[kind] = (ids[0], ids[-1] + 1)
-    return TokenSpec(name, 1, len(names), 0, 1, 2, ranges)

@@ -1,5 +1,6 @@
 """The grammar accepts all that the encoder makes, and all that it accepts decodes to exactly what its clock says."""
 
+import contextlib
 import itertools
 
 import numpy as np
@@ -18,9 +19,17 @@ EXAMPLE = (
 )
 
 
-@pytest.fixture(scope="module", params=PRESETS)
-def tokenizer(request) -> SymbolicTokenizer:
-    return SymbolicTokenizer.create(request.param)
+@pytest.fixture(scope="module", params=[*PRESETS, "remi bpe", "tsd bpe"])
+def tokenizer(request, make_score) -> SymbolicTokenizer:
+    preset, *bpe = request.param.split()
+    tokenizer = SymbolicTokenizer.create(preset)
+    if bpe:
+        pieces = []
+        for seed in range(20):
+            with contextlib.suppress(MidiError):
+                pieces.append(tokenizer.encode(make_score(seed)))
+        tokenizer.train_bpe(pieces, 600)
+    return tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +37,17 @@ def grammar(tokenizer) -> Grammar:
     return Grammar.create(tokenizer.spec, tokenizer.names)
 
 
-def walk(grammar: Grammar, kinds: np.ndarray, seed: int, rows: int = 8, steps: int = 150):
+def walk(grammar: Grammar, kinds: np.ndarray, seed: int, rows: int = 8, steps: int = 100):
     """Random walks, each kind of token as likely as the next. Ids [rows, steps], the states before each and at last."""
     rng = np.random.default_rng(seed)
-    number = kinds.max() + 1
+    of_kind = np.eye(kinds.max() + 1)[kinds]  # [V, kinds]
     state, ids, states = grammar.start((rows,)), [], []
     for _ in range(steps):
         allowed, after = grammar.look(state)
         allowed[:, grammar.eos] = False
         assert allowed.any(-1).all(), "a dead end"
-        count = np.stack([np.bincount(kinds[row], minlength=number) for row in allowed])
-        weight = np.where(allowed, 1 / np.maximum(count[:, kinds], 1), 0)
+        count = allowed @ of_kind
+        weight = np.where(allowed, 1 / np.maximum(count @ of_kind.T, 1), 0)
         token = np.array([np.searchsorted(np.cumsum(w), rng.random() * w.sum(), side="right") for w in weight])
         states.append(state)
         state = GrammarState(*(field[np.arange(rows), token] for field in after))
@@ -59,7 +68,7 @@ def bar_of(score: Score, tick: int) -> int:
     raise AssertionError
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_what_the_encoder_makes_is_accepted(tokenizer, grammar, make_score, seed):
     try:
@@ -69,12 +78,12 @@ def test_what_the_encoder_makes_is_accepted(tokenizer, grammar, make_score, seed
     state = grammar.start()
     for index in [*ids.tolist(), grammar.eos]:
         allowed, state = grammar.run(state, index)
-        assert allowed, (tokenizer.names[index], state)
+        assert allowed, (index, state)
     assert KINDS[state.state] == "END"
     assert not grammar.allowed(state).any()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_what_is_accepted_decodes_to_what_the_clock_says(tokenizer, grammar, seed):
     types = tokenizer.spec.type_ids()
@@ -83,21 +92,27 @@ def test_what_is_accepted_decodes_to_what_the_clock_says(tokenizer, grammar, see
         assert (after.tick >= before.tick).all()
         assert (after.seconds >= before.seconds).all()
         assert (after.bar >= before.bar).all()
-    names = list(tokenizer.spec.ranges)
+    bases = [tokenizer.spec.expand(row) for row in ids]
+    onsets = [[] for _ in bases]
+    state = grammar.start((len(bases),))
+    for column in itertools.zip_longest(*bases, fillvalue=tokenizer.spec.pad):
+        before, state = state, grammar.advance(state, np.array(column))
+        for row in np.flatnonzero(state.notes > before.notes):
+            onsets[row].append(int(state.tick[row]))
+    for one, other in zip(state, states[-1], strict=True):
+        np.testing.assert_array_equal(one, other)  # Merges go where their base ids go.
     for row, tokens in enumerate(ids):
         score = tokenizer.decode(tokens)
         assert score.ticks_per_quarter == grammar.ticks_per_quarter
-        onsets = [int(states[i].tick[row]) for i in range(len(tokens)) if names[types[tokens[i]]] == "Duration"]
-        decoded = sorted(note.time for track in score.tracks for note in track.notes)
-        assert decoded == onsets
-        assert states[-1].notes[row] == len(onsets)
-        if onsets:
-            assert max(note.end for track in score.tracks for note in track.notes) == states[-1].note_end[row]
-        end = score.copy()
-        end.tracks = [Track(notes=[Note(int(states[-1].tick[row]), 1, 60, 60)])]
-        np.testing.assert_allclose(end.to("second").tracks[0].notes[0].time, states[-1].seconds[row], rtol=1e-4)
-        if states[-1].bar[row] >= 0:
-            assert bar_of(score, int(states[-1].tick[row])) == states[-1].bar[row]
+        assert sorted(note.time for track in score.tracks for note in track.notes) == onsets[row]
+        first, stop = tokenizer.spec.ranges["Duration"]
+        assert state.notes[row] == np.sum((bases[row] >= first) & (bases[row] < stop))
+        if onsets[row]:
+            assert max(note.end for track in score.tracks for note in track.notes) == state.note_end[row]
+        tick = int(state.tick[row])
+        assert bar_of(score, tick) == state.bar[row]
+        score.tracks = [Track(notes=[Note(tick, 1, 60, 60)])]
+        np.testing.assert_allclose(score.to("second").tracks[0].notes[0].time, state.seconds[row], rtol=1e-4)
 
 
 def test_the_worked_example():

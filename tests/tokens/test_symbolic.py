@@ -1,7 +1,9 @@
 """Notes survive encode and decode, ids are stable after one pass, decode takes anything."""
 
+import contextlib
 import json
 import random
+import time
 
 import numpy as np
 import pytest
@@ -106,6 +108,21 @@ def test_remi_is_one_piano_without_drums():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
+def test_damaged_files_that_load_encode_quickly(preset, make_score):
+    rng = random.Random(2)
+    encoded = 0
+    for seed in range(200):
+        data = bytearray(make_score(seed).dumps_midi())
+        for _ in range(rng.randrange(1, 4)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        start = time.perf_counter()
+        with contextlib.suppress(midi.MidiError):
+            encoded += len(TOKENIZERS[preset].encode(midi.load_bytes(bytes(data)))) > 0
+        assert time.perf_counter() - start < 2
+    assert encoded > 20
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(-5, 70_000) | st.integers(0, 600), max_size=300))
 def test_decode_takes_anything(preset, ids):
@@ -141,3 +158,54 @@ def test_a_missing_or_damaged_tokenizer_is_said(tmp_path):
             SymbolicTokenizer.load(tmp_path)
     with pytest.raises(UserError, match="remi_multitrack"):
         SymbolicTokenizer.create("remi_multi")
+
+
+@pytest.fixture(scope="module", params=PRESETS)
+def trained(request, make_score):
+    """A tokenizer with BPE and the pieces it learnt from."""
+    tokenizer = SymbolicTokenizer.create(request.param)
+    pieces = []
+    for seed in range(30):
+        with contextlib.suppress(midi.MidiError):
+            pieces.append(tokenizer.encode(make_score(seed)))
+    tokenizer.train_bpe(pieces, 700)
+    return tokenizer, pieces
+
+
+def test_bpe_is_lossless_and_shorter(trained, tmp_path):
+    tokenizer, pieces = trained
+    spec = tokenizer.spec
+    assert spec.vocab_size == 700
+    assert spec.base_size == SymbolicTokenizer.create(tokenizer.name).spec.base_size
+    assert all(len(ids) > 1 and max(ids) < spec.base_size for ids in spec.merges)
+    merged = [tokenizer.merge(ids) for ids in pieces]
+    assert sum(map(len, merged)) < 0.8 * sum(map(len, pieces))
+    for ids, short in zip(pieces, merged, strict=True):
+        assert short.dtype == np.uint16
+        np.testing.assert_array_equal(spec.expand(short), ids)
+        assert notes_of(tokenizer.decode(short)) == notes_of(tokenizer.decode(ids))
+    score = tokenizer.decode(pieces[0])
+    np.testing.assert_array_equal(tokenizer.encode(score), merged[0])
+    np.testing.assert_array_equal(tokenizer.encode(score, merge=False), pieces[0])
+
+    tokenizer.save(tmp_path)
+    loaded = SymbolicTokenizer.load(tmp_path)
+    assert loaded.spec == spec
+    assert type(spec).from_json(json.loads(json.dumps(spec.to_json()))) == spec
+    np.testing.assert_array_equal(loaded.merge(pieces[0]), merged[0])
+
+
+def test_bpe_learns_the_same_again(trained):
+    tokenizer, pieces = trained
+    again = SymbolicTokenizer.create(tokenizer.name)
+    again.train_bpe(pieces, 700)
+    assert again.spec == tokenizer.spec
+
+
+def test_bpe_of_an_impossible_size_is_said():
+    tokenizer = SymbolicTokenizer.create("remi")
+    for size in (0, 419, 70_000):
+        with pytest.raises(UserError, match="420 to 65536"):
+            tokenizer.train_bpe([np.arange(3, 50, dtype=np.uint16)], size)
+    tokenizer.train_bpe([np.array([3, 3, 3], np.uint16)], 500)
+    assert tokenizer.spec.vocab_size == 419
