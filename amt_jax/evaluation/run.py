@@ -142,7 +142,7 @@ def evaluate_run(
         likelihoods=likelihoods,
         sets=sets,
         comparisons=compare({name: sets[name] for name in ("samples", "random")}, sets["real"], seed=seed),
-        pieces=save_pieces(given[:_SHOWN], output),
+        pieces=save_pieces(given, output),
         history=read_history(run.metrics_path),
     )
     report.save(output)
@@ -179,11 +179,15 @@ def load_samples(folder: str | os.PathLike) -> list[Sample]:
 
 
 def save_pieces(samples: Sequence[Sample], output: Path) -> list[Piece]:
-    """Puts samples beside the report as MIDI, and as sound if there is a file or the extra `audio` is installed."""
+    """Puts samples beside the report as MIDI; the first ones also drawn, and as sound if there is a file of theirs or
+    the extra `audio` is installed."""
     folder = output / _SAMPLES
     folder.mkdir(exist_ok=True)
     pieces = []
-    for number, sample in enumerate(tqdm(samples, desc="drawing", disable=None), start=1):
+    for number, sample in enumerate(samples[_SHOWN:], start=_SHOWN + 1):
+        if sample.file is None:
+            midi.save(sample.score, folder / f"sample_{number:02d}.mid")
+    for number, sample in enumerate(tqdm(samples[:_SHOWN], desc="drawing", disable=None), start=1):
         stem = f"sample_{number:02d}"
         midi.save(sample.score, folder / f"{stem}.mid")
         audio = ""
@@ -192,7 +196,8 @@ def save_pieces(samples: Sequence[Sample], output: Path) -> list[Piece]:
         try:
             if found:
                 audio = f"{stem}{found.suffix}"
-                shutil.copyfile(found, folder / audio)
+                if found.resolve() != (folder / audio).resolve():
+                    shutil.copyfile(found, folder / audio)
             else:
                 save_audio(sample.score, folder / f"{stem}.mp3")
                 audio = f"{stem}.mp3"

@@ -67,26 +67,30 @@ def command(capsys, monkeypatch, *flags):
 
 
 def test_report_from_a_run(run, tmp_path, capsys, monkeypatch):
-    flags = [f"--run={run.path}", f"--output={tmp_path}", "--count=3", "--seconds=4", "--seed=5"]
+    flags = [f"--run={run.path}", f"--output={tmp_path}", "--count=7", "--seconds=2", "--seed=5"]
     code, captured = command(capsys, monkeypatch, *flags)
     assert code == 0
     assert "nats a token" in captured.out
     data = json.loads((tmp_path / NAMES[0]).read_text(encoding="utf-8"))
     assert list(data["likelihood"]) == ["composer given", "composer not given"]
     assert data["likelihood"]["composer given"]["pieces"] == 6
-    assert data["music"]["note_density"]["counted"] == {"samples": 3, "random": 3, "real": 6}
+    assert data["music"]["note_density"]["counted"] == {"samples": 7, "random": 7, "real": 6}
     assert data["music"]["scale_consistency"]["means"]["real"]["value"] == 1
     assert data["about"]["parameters sha256"]
-    assert [sample["midi"] for sample in data["samples"]] == [f"samples/sample_0{i}.mid" for i in (1, 2, 3)]
+    assert [sample["midi"] for sample in data["samples"]] == [f"samples/sample_0{i}.mid" for i in range(1, 7)]
     for sample in data["samples"]:
         assert (tmp_path / sample["midi"]).exists()
         assert not sample["audio"] or (tmp_path / sample["audio"]).exists()
+    assert (tmp_path / "samples" / "sample_07.mid").exists()  # drawn or not, what was judged is there
     page = (tmp_path / NAMES[2]).read_text(encoding="utf-8")
     assert "<h2>Training</h2>" in page
 
     again = tmp_path / "again"
     command(capsys, monkeypatch, *flags[:1], f"--output={again}", *flags[2:])
     assert (again / NAMES[0]).read_bytes() == (tmp_path / NAMES[0]).read_bytes()
+    # The samples of a report can be judged again where they are.
+    command(capsys, monkeypatch, *flags[:2], f"--samples={tmp_path / 'samples'}", *flags[2:])
+    assert json.loads((tmp_path / NAMES[0]).read_text(encoding="utf-8"))["music"] == data["music"]
 
 
 def test_given_samples_are_judged(run, tmp_path, capsys, monkeypatch):
