@@ -93,9 +93,8 @@ def make(generator, orders, args) -> None:
         if prompt > limit:
             print(f"note: {order.prompt} has {prompt} tokens; the model heard its last {limit}")
     deliver(pieces, args)
-    print(
-        f"{len(pieces)} pieces, {tokens} new tokens in {seconds:.1f} s ({tokens / seconds:.0f} tokens/s, compiling included)"
-    )
+    speed = tokens / seconds
+    print(f"{len(pieces)} pieces, {tokens} new tokens in {seconds:.1f} s ({speed:.0f} tokens/s, compiling included)")
 
 
 def deliver(pieces, args) -> None:

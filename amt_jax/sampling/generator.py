@@ -1,4 +1,4 @@
-"""From what a person asks for, in names and files, to pieces of music with everything that is needed to make them again."""
+"""From what a person asks for, by names and files, to pieces of music that carry what makes them again."""
 
 from __future__ import annotations
 
