@@ -62,7 +62,7 @@ class Checkpoints:
         self._orbax.save_checkpointables_async(step, parts, overwrite=True, metrics=metrics)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, int]:
-        """The state of `step`, laid out as `like` (arrays or ShapeDtypeStructs with shardings), and the rows consumed."""
+        """The state of `step`, laid out as `like` (arrays, or shapes with shardings), and the rows consumed."""
         like_parts = {"params": like.params, "optimizer": like.optimizer, "progress": {"step": 0, "rows": 0}}
         parts = self._orbax.load_checkpointables(step, like_parts)
         counter = jax.device_put(np.asarray(parts["progress"]["step"], np.int32), like.step.sharding)
