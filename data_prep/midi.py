@@ -2,9 +2,9 @@
 
     python -m data_prep.midi --input=DIR --output=DATASET
 
-Composers are the folders directly in DIR, or come from a table (--metadata). Pieces of one work share a split: files in one folder
-below the composer's, files with one value in --family-column, and near-identical music. Exact copies are left out. Run again, it
-adds what is new to the dataset and keeps every split and every composer's id.
+Composers are the folders directly in DIR, or come from a table (--metadata). Pieces of one work share a split: files in
+one folder below the composer's, files with one value in --family-column, and near-identical music. Exact copies are
+left out. Run again, it adds what is new to the dataset and keeps every split and every composer's id.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=10,
         metavar="N",
-        help="what a composer needs for an own id (default %(default)s)",
+        help="for a composer to get an id (default %(default)s)",
     )
     add("--count", default="files", help="what --min-count counts: files or works (default %(default)s)")
     add(
@@ -89,9 +89,9 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=0.05,
         metavar="SHARE",
-        help="share of families to validate on (default %(default)s)",
+        help="of families, to validate on (default %(default)s)",
     )
-    add("--test", type=float, default=0.05, metavar="SHARE", help="share of families to test on (default %(default)s)")
+    add("--test", type=float, default=0.05, metavar="SHARE", help="of families, to test on (default %(default)s)")
     add("--seed", type=int, default=0, help="chooses which families those are (default %(default)s)")
     add("--licence", default="", metavar="TEXT", help="licence of the music, kept in every record")
     return parser

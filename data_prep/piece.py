@@ -13,9 +13,9 @@ from amt_jax.music import midi
 from amt_jax.tokens.symbolic import SymbolicTokenizer
 from data_prep import files, similarity
 
-# Raise it when the same bytes become another piece: work in progress and datasets of another version are not continued.
+# Raise it when the same bytes become another piece: work and datasets of another version are not continued.
 VERSION = 1
-# Onsets and lengths are compared on a grid of this many steps a quarter note: files in different resolutions agree on it.
+# Onsets and lengths are compared on a grid of this many steps a quarter note, whatever the files' resolutions.
 GRID = 48
 
 
@@ -66,7 +66,10 @@ def from_file(path: str, preset: str) -> Piece:
 
 
 def content_hash(score: Score) -> str:
-    """A hash of the notes as heard: pitch, onset, length, program, drum. Resolution, tracks, velocities, text do not matter."""
+    """A hash of the notes: pitch, onset, length, program, drum.
+
+    Resolution, silence at the start, order and number of tracks, velocities, tempo and text do not matter.
+    """
     parts = []
     for track in score.tracks:
         if len(track.notes):

@@ -2,8 +2,8 @@
 
     find and hash → prepare each new file (a pool, a journal) → drop duplicates → families and splits → write → commit
 
-Every stage but the pool looks at files in sorted order and takes its randomness from hashes, so the dataset is the same bytes
-whatever the number of workers, the order they finish in, or the interruptions.
+Every stage but the pool looks at files in sorted order and takes its randomness from hashes, so the dataset is the same
+bytes whatever the number of workers, the order they finish in, or the interruptions.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _existing(dataset: Path, settings: dict, tokenizer: SymbolicTokenizer) -> tu
         differences = [f"another version of the tokenizer {tokenizer.name} made it"]
     if differences:
         raise UserError(
-            f"{str(dataset)!r} was made with other settings ({'; '.join(differences)}): use the same, or another --output"
+            f"{str(dataset)!r} was made with other settings ({'; '.join(differences)}): take those or another --output"
         )
     return card, sorted(outcome.read(dataset))
 

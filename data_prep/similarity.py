@@ -1,10 +1,11 @@
 """Similarity: which pieces are performances, arrangements or copies of one another.
 
-A piece is reduced to its upper line: notes that start together (within `TOGETHER` of a quarter note) count as one, their
-highest pitch stands for them. Runs of `RUN` intervals of that line are the piece's shingles, which neither transposition nor
-tempo change. MinHash (Broder 1997) estimates the Jaccard index of two sets of shingles from `HASHES` numbers each, and
-banding finds the pairs worth comparing. `SAME` was set by looking: in ASAP all 14 pairs of folders that it joins are one work
-with and without repeats, in Nottingham and POP909 every joined pair is one tune, and 99.99 % of unrelated pairs stay below 0.06.
+A piece is reduced to its upper line: notes that start together (within `TOGETHER` of a quarter note) count as one, and
+their highest pitch stands for them. Runs of `RUN` intervals of that line are the piece's shingles, which neither
+transposition nor tempo change. MinHash (Broder 1997) estimates the Jaccard index of two sets of shingles from `HASHES`
+numbers each, and banding finds the pairs worth comparing. `SAME` was set by looking: in ASAP all 14 pairs of folders
+that it joins are one work with and without repeats, in Nottingham and POP909 every pair looked at is one tune, and
+99.9 % of unrelated pairs in ASAP stay below 0.06.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _OFFSETS = _random.integers(0, 2**63, HASHES, dtype=np.uint64)
 
 
 def signature(score: Score) -> np.ndarray:
-    """The MinHash signature of a score's upper line; drums do not count. [HASHES] uint32, [0] if it has too few notes."""
+    """The MinHash signature of a score's upper line, drums left out. [HASHES] uint32, [0] if it has too few notes."""
     notes = [track.notes.numpy() for track in score.tracks if len(track.notes) and not track.is_drum]
     if not notes:
         return np.zeros(0, np.uint32)
@@ -59,7 +60,7 @@ def _mix(values: np.ndarray) -> np.ndarray:
 
 
 def similar(signatures: list[np.ndarray]) -> Iterator[tuple[int, int]]:
-    """Yields the pairs (i, j), i < j, whose estimated Jaccard index is at least `SAME`; a pair may come more than once."""
+    """Yields the pairs (i, j), i < j, with an estimated Jaccard index of at least `SAME`; some more than once."""
     known = [index for index, values in enumerate(signatures) if len(values)]
     if not known:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -15,8 +16,8 @@ FOLDER = ".prepare"
 class Staging:
     """The work in progress of a dataset folder, under `DATASET/.prepare`.
 
-    `draft` holds new files. `commit` renames it to `ready`, which is the one moment that decides, and moves its files into the
-    dataset, the card last; a `ready` folder that a kill left behind is moved by `recover`.
+    `draft` holds new files. `commit` renames it to `ready`, which is the one moment that decides, and moves its files
+    into the dataset, the card last; a `ready` folder that a kill left behind is moved by `recover`.
     """
 
     def __init__(self, dataset: Path):
@@ -26,11 +27,9 @@ class Staging:
         self.draft = self.folder / "draft"
         self._ready = self.folder / "ready"
         try:
-            if dataset.is_dir() and not (dataset / card.FILE).exists() and not self.folder.exists():
-                if other := sorted(path.name for path in dataset.iterdir()):
-                    raise UserError(
-                        f"{str(dataset)!r} is no dataset but holds {other[0]!r}: name a new or empty folder"
-                    )
+            ours = (dataset / card.FILE).exists() or self.folder.exists()
+            if dataset.is_dir() and not ours and (other := sorted(path.name for path in dataset.iterdir())):
+                raise UserError(f"{str(dataset)!r} is no dataset but holds {other[0]!r}: name a new or empty folder")
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write to {str(dataset)!r}: {error.strerror}") from None
@@ -58,7 +57,5 @@ class Staging:
     def remove(self) -> None:
         """Removes all work in progress, and the dataset's folder if nothing is in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        try:
+        with contextlib.suppress(OSError):  # Not empty: the dataset is in it.
             self.dataset.rmdir()
-        except OSError:
-            pass  # Not empty: the dataset is in it.
