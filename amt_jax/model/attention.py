@@ -125,9 +125,21 @@ _blockwise.defvjp(_blockwise_forward, _blockwise_backward)
 
 
 def cached_attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
-    """Attention of one new token a row over its cache. query [B, N, H], key and value [B, K, S, H], mask [B, S]."""
+    """Attention of one new token a row over its cache.
+
+    Args:
+      query: [B, N, H].
+      key, value: [B · K, S, H]; rows and heads share an axis because XLA's CPU compiler copies a whole cache a step when
+        it drops a batch axis of 1 between the write and the product.
+      mask: [B, S] bool, the slots to attend to.
+
+    Returns:
+      [B, N, H].
+    """
     batch, num_heads, head_dim = query.shape
-    grouped = query.reshape(batch, key.shape[1], -1, head_dim) * head_dim**-0.5
-    scores = jnp.einsum("BKGH,BKSH->BKGS", grouped, key, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, MASKED), axis=-1).astype(value.dtype)
-    return jnp.einsum("BKGS,BKSH->BKGH", weights, value).reshape(batch, num_heads, head_dim)
+    rows = key.shape[0]
+    grouped = query.reshape(rows, -1, head_dim) * head_dim**-0.5
+    scores = jnp.einsum("RGH,RSH->RGS", grouped, key, preferred_element_type=jnp.float32)
+    mask = jnp.repeat(mask, rows // batch, axis=0)[:, None]
+    weights = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1).astype(value.dtype)
+    return jnp.einsum("RGS,RSH->RGH", weights, value).reshape(batch, num_heads, head_dim)

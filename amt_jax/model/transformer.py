@@ -167,10 +167,10 @@ class Layer(nnx.Module):
         return x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.dropout, keys[1]), (key, value)
 
     def step(self, x, rotary, cache, index, mask):
-        """One token a row. x [B, D], cache key and value [B, K, S, H], written at slot `index` -> x, cache."""
+        """One token a row. x [B, D], cache key and value [B · K, S, H], written at slot `index` -> x, cache."""
         query, key, value = self.attention.project(self.attention_norm(x), rotary)
         cache = tuple(
-            jax.lax.dynamic_update_slice_in_dim(old, new[:, :, None].astype(old.dtype), index, axis=2)
+            jax.lax.dynamic_update_slice_in_dim(old, new.reshape(-1, 1, new.shape[-1]).astype(old.dtype), index, axis=1)
             for old, new in zip(cache, (key, value), strict=True)
         )
         x = x + self.attention.merge(cached_attend(query, *cache, mask).astype(x.dtype))
@@ -240,7 +240,7 @@ class Transformer(nnx.Module):
           tokens: [B, K] int32, the newest token of each row.
           positions: [B] int32, its position in its piece's window.
           conditions: name -> [B, 1] int32 ids.
-          cache: a (key, value) of [B, K, S, H] a layer.
+          cache: a (key, value) of [B · K, S, H] a layer.
           index: the slot that the new keys and values take, one for all rows.
           mask: [B, S] bool, the slots a row may attend to, `index` included.
 

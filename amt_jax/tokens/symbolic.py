@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from itertools import groupby
+from collections.abc import Iterable
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 FILE = "tokenizer.json"
 DRUMS = 128  # Where a drum track sorts: after the last program.
+FIRST_CHARACTER = 33  # MidiTok writes id i as the character i + 33.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +60,16 @@ class SymbolicTokenizer:
     Attributes:
       name: the preset.
       spec: the vocabulary.
+      names: the base ids' names, "Pitch_60".
     """
 
     def __init__(self, name: str, tokenizer: miditok.MusicTokenizer):
         self.name = name
         self._tokenizer = tokenizer
         self._preset = PRESETS[name]
-        self.spec = _spec(name, tokenizer)
+        vocabulary = tokenizer.vocab
+        self.names = tuple(sorted(vocabulary, key=vocabulary.get))
+        self.spec = self._make_spec()
 
     @classmethod
     def create(cls, preset: str) -> SymbolicTokenizer:
@@ -84,6 +89,7 @@ class SymbolicTokenizer:
             use_pitchdrum_tokens=True,
             use_programs=options.programs,
             one_token_stream_for_programs=options.programs,
+            encode_ids_split="no",  # We split: MidiTok would have to know the score again.
         )
         return cls(preset, getattr(miditok, options.tokenization)(config))
 
@@ -133,9 +139,42 @@ class SymbolicTokenizer:
         tokens = miditok.TokSequence(ids=ids.tolist())
         return self._tokenizer.decode(tokens if self._preset.programs else [tokens]).sort()
 
+    def train_bpe(self, pieces: Iterable[np.ndarray], vocab_size: int) -> None:
+        """Learns BPE merges from base ids, up to `vocab_size` ids in all (fewer if the pieces repeat too little).
+
+        Raises UserError for a size that leaves no room for merges or does not fit 16 bits.
+        """
+        if not self.spec.base_size < vocab_size <= 2**16:
+            raise UserError(f"a BPE vocabulary for {self.name} has {self.spec.base_size + 1} to {2**16} ids")
+        self._tokenizer.train(vocab_size, model="BPE", iterator=[self._words(ids) for ids in pieces])
+        self.spec = self._make_spec()
+
     def merge(self, ids: np.ndarray) -> np.ndarray:
-        """Replaces base ids by BPE ids, bar by bar; the inverse of `spec.expand`. [T] -> [T'], same dtype."""
-        return ids
+        """Replaces base ids by BPE ids if trained; the inverse of `spec.expand`. [T] -> [T'], same dtype."""
+        if not self.spec.merges:
+            return ids
+        return np.array(self._tokenizer._model.encode(self._words(ids), is_pretokenized=True).ids, ids.dtype)
+
+    def _words(self, ids: np.ndarray) -> list[str]:
+        """Splits ids where no merge may cross, as MidiTok's model reads them: each id a character.
+
+        A word is a bar, or 16 time shifts where there are no bars: long words are slow, short ones many.
+        """
+        text = (ids.astype("<u4") + FIRST_CHARACTER).tobytes().decode("utf-32-le")
+        kind, every = ("Bar", 1) if "Bar" in self.spec.ranges else ("TimeShift", 16)
+        first, stop = self.spec.ranges[kind]
+        cuts = np.flatnonzero((ids >= first) & (ids < stop))[::every].tolist()
+        return [text[start:end] for start, end in pairwise([0, *cuts, len(text)]) if start < end]
+
+    def _make_spec(self) -> TokenSpec:
+        ranges = {}
+        for kind, group in groupby(range(len(self.names)), key=lambda index: self.names[index].split("_")[0]):
+            ids = list(group)
+            ranges[kind] = (ids[0], ids[-1] + 1)
+        learnt = self._tokenizer.vocab_model or {}
+        words = sorted(learnt, key=learnt.get)[len(self.names) :]
+        merges = tuple(tuple(ord(character) - FIRST_CHARACTER for character in word) for word in words)
+        return TokenSpec(self.name, 1, len(self.names) + len(merges), 0, 1, 2, ranges, merges)
 
     def _reduce(self, score: Score) -> Score:
         """Only what is encoded: tracks of notes in a fixed order, tempos and time signatures."""
@@ -176,12 +215,3 @@ def _tidy(score: Score) -> None:
     kept = (np.diff(tempos["mspq"], prepend=-1) != 0) & (tempos["time"] <= last)
     score.tempos = Tempo.from_numpy(**{name: values[kept] for name, values in tempos.items()})
     score.time_signatures = [each for each in score.time_signatures if each.time <= last]
-
-
-def _spec(name: str, tokenizer: miditok.MusicTokenizer) -> TokenSpec:
-    ranges = {}
-    items = sorted(tokenizer.vocab.items(), key=lambda item: item[1])
-    for kind, group in groupby(items, key=lambda item: item[0].split("_")[0]):
-        ids = [index for _, index in group]
-        ranges[kind] = (ids[0], ids[-1] + 1)
-    return TokenSpec(name, 1, len(items), 0, 1, 2, ranges)

@@ -1,6 +1,5 @@
 """Loading refuses what cannot be music, with a reason; saving is whole and carries a text."""
 
-import io
 import pickle
 import random
 import time
@@ -149,10 +148,11 @@ def test_200_damaged_files_load_or_are_refused_quickly():
             outcome = "loaded"
             for track in score.tracks:
                 notes = track.notes.numpy()
-                assert np.all(notes["duration"] > 0) and np.all(notes["time"] >= 0)
+                assert np.all(notes["duration"] > 0)
+                assert np.all(notes["time"] >= 0)
         except midi.MidiError as error:
             outcome = error.reason
         assert time.perf_counter() - start < 1
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
-    assert outcomes["loaded"] > 20 and len(outcomes) > 1, outcomes
-    assert mido.MidiFile(file=io.BytesIO(whole)).tracks
+    assert outcomes["loaded"] > 20
+    assert sum(outcomes.values()) - outcomes["loaded"] > 20
