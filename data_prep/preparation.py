@@ -120,12 +120,15 @@ def prepare(
     """
     settings_json = settings.to_json()
     tokenizer = SymbolicTokenizer.create(settings.tokenizer)
-    if settings.bpe and settings.bpe <= tokenizer.spec.vocab_size:
-        raise UserError(f"--bpe={settings.bpe} must exceed the {tokenizer.spec.vocab_size} ids of {settings.tokenizer}")
+    base = tokenizer.spec.base_size
+    if settings.bpe and not base < settings.bpe <= 2**16:
+        raise UserError(f"--bpe={settings.bpe}: {settings.tokenizer} has {base} ids, and with BPE up to {2**16}")
     found = files.find(folder)
+    # Before anything is touched: an interrupted preparation with other settings keeps its work.
+    _existing(dataset, settings_json, tokenizer)
     staging = Staging(dataset)
+    journal = Journal(staging.folder / "journal.sqlite", json.dumps([settings.tokenizer, piece.VERSION]))
     try:
-        journal = Journal(staging.folder / "journal.sqlite", json.dumps([settings.tokenizer, piece.VERSION]))
         try:
             staging.recover()
             card, old = _existing(dataset, settings_json, tokenizer)
@@ -135,7 +138,7 @@ def prepare(
             listed = {*metadata.composers, *metadata.families} if metadata else here
             if here.isdisjoint(listed):
                 raise UserError(
-                    f"no path in the metadata is a file of {folder!r}, as {min(here)!r} is: see --path-column"
+                    f"no path in the metadata is a file of {folder!r} (such as {min(here)!r}): --path-column?"
                 )
             failures = _run(sources, old, journal, settings.tokenizer, workers, timeout)
             new = _Dataset(dataset, card, old, settings, metadata, licence)
@@ -146,8 +149,7 @@ def prepare(
         finally:
             journal.close()
     except UserError:
-        if not (dataset / FILE).exists():
-            staging.remove()
+        staging.remove()
         raise
     staging.remove()
     return Report(
@@ -386,7 +388,7 @@ class _Dataset:
             return SymbolicTokenizer.load(self.folder)
         # By the piece's hash: a fair sample that no order of files changes.
         train = sorted((each.piece, each.sha256) for each in self.added if each.split == "train")
-        tokenizer.train_bpe([journal[sha256].ids for _, sha256 in train[:BPE_PIECES]], self.settings.bpe)
+        tokenizer.train_bpe((journal[sha256].ids for _, sha256 in train[:BPE_PIECES]), self.settings.bpe)
         return tokenizer
 
     def _records(
