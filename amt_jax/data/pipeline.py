@@ -48,7 +48,9 @@ class Records:
     def __getitem__(self, index: int) -> Record:
         record = Record.from_bytes(self._source[index])
         if len(record.ids) != self.lengths[index]:
-            raise UserError(f"record {index} ({record.source}) does not fit its lengths file; prepare the dataset again")
+            raise UserError(
+                f"record {index} ({record.source}) does not fit its lengths file; prepare the dataset again"
+            )
         return record
 
     def condition_ids(self, record: Record) -> dict[str, int]:
@@ -78,7 +80,9 @@ class Augmentation:
                 raise UserError(f"augmentation.{field} is {amount}; it must be 0 (off) or more")
             if amount and spec.merges:
                 # A shifted piece merges into another number of tokens, but the plan was made from lengths.
-                raise UserError(f"augmentation.{field} needs base tokens; prepare the dataset without --bpe, or set it to 0")
+                raise UserError(
+                    f"augmentation.{field} needs base tokens; prepare the dataset without --bpe, or set it to 0"
+                )
             if amount and kind not in spec.ranges:
                 raise UserError(f"augmentation.{field}: the {spec.name} vocabulary has no {kind} tokens; set it to 0")
 

@@ -28,7 +28,9 @@ class Checkpoints:
         policies = ocp.training.preservation_policies
         policy = None
         if keep is not None:
-            best = policies.BestN(get_metric_fn=lambda metrics: metrics[METRIC], n=1, reverse=True)
+            best = policies.BestN(
+                get_metric_fn=lambda metrics: metrics[METRIC], n=1, reverse=True, keep_checkpoints_without_metrics=False
+            )
             policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
         self._orbax = ocp.training.Checkpointer(
             Path(folder).absolute(), preservation_policy=policy, cleanup_tmp_directories=keep is not None
@@ -55,14 +57,15 @@ class Checkpoints:
         return min(losses, key=lambda step: losses[step]) if losses else self.latest
 
     def save(self, state: TrainState, rows: int, valid_loss: float | None = None) -> None:
-        """Starts saving in the background; `state` may be donated as soon as this returns."""
+        """Starts saving in the background, after the save before; `state` may be donated as soon as this returns."""
         step = int(state.step)
         metrics = {METRIC: valid_loss} if valid_loss is not None and math.isfinite(valid_loss) else None
         parts = {"params": state.params, "optimizer": state.optimizer, "progress": {"step": step, "rows": rows}}
-        self._orbax.save_checkpointables_async(step, parts, overwrite=True, metrics=metrics)
+        # Without force Orbax skips a save, silently, while the one before is still being written.
+        self._orbax.save_checkpointables_async(step, parts, force=True, overwrite=True, metrics=metrics)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, int]:
-        """The state of `step`, laid out as `like` (arrays or ShapeDtypeStructs with shardings), and the rows consumed."""
+        """The state of `step`, laid out as `like` (arrays, or shapes with shardings), and the rows consumed."""
         like_parts = {"params": like.params, "optimizer": like.optimizer, "progress": {"step": 0, "rows": 0}}
         parts = self._orbax.load_checkpointables(step, like_parts)
         counter = jax.device_put(np.asarray(parts["progress"]["step"], np.int32), like.step.sharding)

@@ -112,7 +112,7 @@ def train(config: TrainConfig, run: RunFolder, *, allow_config_change: bool = Fa
         f"{'resuming' if resuming else 'training'} {run.path} from step {step} to {total_steps}: "
         f"{size / 1e6:.1f} M parameters, {len(records)} pieces, {plan.targets} tokens an epoch, "
         f"{total_steps * config.rows_per_step / plan.rows_per_epoch:.1f} epochs, "
-        f"{mesh.size} × {jax.devices()[0].device_kind}, {model_config.dtype}"
+        f"{mesh.size} x {jax.devices()[0].device_kind}, {model_config.dtype}"
     )
     announce(f"conditions: {', '.join(c.name for c in model_config.conditions) or 'none'}"
              + (f"; not used: {', '.join(unused)}" if unused else ""))  # fmt: skip
@@ -191,9 +191,13 @@ def train(config: TrainConfig, run: RunFolder, *, allow_config_change: bool = Fa
 
     # --- Say where everything is.
     if step < total_steps:
-        announce(f"stopped after step {step} of {total_steps}, saved; go on with: python -m amt_jax.train --run={run.path}")
+        announce(
+            f"stopped after step {step} of {total_steps}, saved; go on with: python -m amt_jax.train --run={run.path}"
+        )
     else:
-        announce(f"trained {step} steps: {run.path}; listen with: python -m amt_jax.generate --run={run.path} --output=DIR")
+        announce(
+            f"trained {step} steps: {run.path}; listen with: python -m amt_jax.generate --run={run.path} --output=DIR"
+        )
 
 
 def state_layout(model: Any, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
@@ -215,7 +219,9 @@ def state_layout(model: Any, optimizer: optax.GradientTransformation, mesh: jax.
     return TrainState(jax.tree.map(placed, model.shapes, shardings), optimizer_state, step)
 
 
-def validate(eval_function, params, rows: Rows, batch_size: int, mesh, types: list[str], share: Mapping) -> dict[str, Any]:
+def validate(
+    eval_function, params, rows: Rows, batch_size: int, mesh, types: list[str], share: Mapping
+) -> dict[str, Any]:
     """Means over the whole validation split, each token once."""
     total, pending = None, None
     for batch in batches(rows, batch_size, **share):
@@ -244,7 +250,7 @@ def has_checkpoint(run: RunFolder) -> bool:
 
 
 def check_resumable(run: RunFolder, config: TrainConfig, card: Card, allowed: bool) -> None:
-    """Raises UserError if the run began with another vocabulary, or with another config or data and that is not allowed."""
+    """Raises UserError if the run began with another vocabulary, or another config or data and that is not allowed."""
     if run.card.spec != card.spec or any(
         run.card.conditions[name].values != card.conditions[name].values
         for name in config.conditions
@@ -277,8 +283,8 @@ def transfer(source: RunFolder, config: TrainConfig, card: Card, fresh: Any) -> 
     """
     if source.card.spec != card.spec:
         raise UserError(
-            f"config.init={source.path} has the vocabulary {source.card.spec.name} of {source.card.spec.vocab_size} ids, "
-            f"dataset {config.dataset} has {card.spec.name} of {card.spec.vocab_size}; "
+            f"config.init={source.path} has the vocabulary {source.card.spec.name} of {source.card.spec.vocab_size} "
+            f"ids, dataset {config.dataset} has {card.spec.name} of {card.spec.vocab_size}; "
             f"prepare the dataset with that run's tokenizer"
         )
     # These may differ: they do not change the shapes of weights or their meaning.

@@ -71,7 +71,9 @@ class Metrics:
         if self._active:
             self._write(step, "valid", values)
             self._last = (time.monotonic(), step)
-            self.say(f"step {step}: validation loss {values['loss']:.4f} nats a token, accuracy {values['accuracy']:.3f}")
+            self.say(
+                f"step {step}: validation loss {values['loss']:.4f} nats a token, accuracy {values['accuracy']:.3f}"
+            )
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""

@@ -64,7 +64,9 @@ class RunFolder:
             data = json.loads(path.read_text(encoding="utf-8"))
             version, config = data["version"], data["config"]
         except FileNotFoundError:
-            raise UserError(f"no run in {str(self.path)!r}; make one with python -m amt_jax.train --run={self.path}") from None
+            raise UserError(
+                f"no run in {str(self.path)!r}; make one with python -m amt_jax.train --run={self.path}"
+            ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error!r})") from None
         if version > VERSION:
@@ -111,19 +113,20 @@ class RunFolder:
           The network's config and its parameters, a nested dict of float32. UserError if there is no such checkpoint.
         """
         config, card = self.config, self.card
+        missing = UserError(
+            f"run {self.path} has no checkpoint yet; python -m amt_jax.train --run={self.path} makes one"
+        )
         if not self.checkpoints_path.exists():
-            raise UserError(f"run {self.path} has no checkpoint yet; train it: python -m amt_jax.train --run={self.path}")
+            raise missing
         checkpoints = Checkpoints(self.checkpoints_path)
         try:
-            steps = checkpoints.steps
+            steps = sorted(checkpoints.steps)
             if not steps:
-                raise UserError(
-                    f"run {self.path} has no checkpoint yet; train it: python -m amt_jax.train --run={self.path}"
-                )
+                raise missing
             chosen = {"best": checkpoints.best, "last": checkpoints.latest}.get(str(step), step)
             if str(chosen) not in map(str, steps):
                 raise UserError(
-                    f"run {self.path} has no checkpoint {step!r}; it has best, last, {', '.join(map(str, sorted(steps)))}"
+                    f"run {self.path} has no checkpoint {step!r}; it has best, last, {', '.join(map(str, steps))}"
                 )
             model_config = transformer_config(config, card)
             here = SingleDeviceSharding(jax.devices()[0])

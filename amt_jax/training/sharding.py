@@ -18,23 +18,26 @@ AXES = ("data", "fsdp", "tensor", "sequence")
 RULES = {"embed": "fsdp", "heads": "tensor", "mlp": "tensor", "vocab": "tensor"}
 
 
-def make_mesh(config: MeshConfig, batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices; UserError if the config does not fit them, or the batch not the mesh."""
-    devices = devices or jax.devices()
+def make_mesh(config: MeshConfig, batch_size: int) -> Mesh:
+    """The mesh of a config; UserError if there are too few devices for it, or it does not fit the batch.
+
+    A single process may use fewer devices than it has, several processes use all.
+    """
+    devices = jax.devices()
     rest = config.fsdp * config.tensor * config.sequence
     data = len(devices) // rest if config.data == -1 else config.data
-    if data * rest != len(devices):
+    if not 1 <= data * rest <= len(devices) or (jax.process_count() > 1 and data * rest < len(devices)):
         raise UserError(
-            f"config.mesh data {data} × fsdp {config.fsdp} × tensor {config.tensor} × sequence {config.sequence} "
-            f"is not the number of devices, {len(devices)}; set config.mesh"
+            f"config.mesh data {data} x fsdp {config.fsdp} x tensor {config.tensor} x sequence {config.sequence} "
+            f"does not fit {len(devices)} devices"
         )
     if batch_size % (data * config.fsdp):
         raise UserError(
-            f"config.batch_size {batch_size} cannot be shared by data {data} × fsdp {config.fsdp} devices; "
+            f"config.batch_size {batch_size} cannot be shared by data {data} x fsdp {config.fsdp} devices; "
             f"make it a multiple of {data * config.fsdp}"
         )
     shape = (data, config.fsdp, config.tensor, config.sequence)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[: data * rest])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -52,7 +55,10 @@ def parameter_shardings(mesh: Mesh, axes: Any, shapes: Any) -> Any:
 
     def place(shape, names):
         spec = [RULES.get(name) for name in names]
-        spec = [axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(spec, shape.shape, strict=True)]
+        spec = [
+            axis if axis and size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(spec, shape.shape, strict=True)
+        ]
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     return jax.tree.map(place, shapes, axes)

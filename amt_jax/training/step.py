@@ -119,10 +119,12 @@ def train_step(
 
     updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(params, optimizer_state, state.step + 1), found | {"grad_norm": optax.global_norm(grads)}
+    return TrainState(params, optimizer_state, state.step + 1), found | {"grad_norm": optax.tree.norm(grads)}
 
 
-def eval_step(params: Any, batch: Mapping[str, Any], *, graph: Any, type_ids: Any, num_types: int) -> dict[str, jax.Array]:
+def eval_step(
+    params: Any, batch: Mapping[str, Any], *, graph: Any, type_ids: Any, num_types: int
+) -> dict[str, jax.Array]:
     """Sums over a batch's targets, nothing dropped and nothing smoothed."""
     return sums(params, batch, graph, type_ids, num_types, Regularization(), None)
 

@@ -1,0 +1,99 @@
+"""The MIDI files of a folder, in an order and under names that do not depend on the machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import stat
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+from amt_jax.errors import UserError
+from amt_jax.music import midi
+
+SUFFIXES = (".mid", ".midi")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One input file.
+
+    Attributes:
+      path: where it lies, as the operating system spells it.
+      name: path relative to the input folder with `/` between its parts, printable UTF-8 in NFC; what datasets store.
+      sha256: of its bytes; empty if it could not be read.
+      reason: why it could not be read, in a short fixed phrase; empty if it could.
+      details: what exactly was wrong.
+    """
+
+    path: str
+    name: str
+    sha256: str
+    reason: str = ""
+    details: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a folder holds: paths of its MIDI files, other files counted by suffix, folders that cannot be read."""
+
+    paths: tuple[str, ...]
+    others: Counter[str]
+    unreadable: tuple[str, ...]
+
+
+def printable(path: str) -> str:
+    """A path as text that any file or terminal can hold: NFC, `/`, bytes that are not UTF-8 as `\\xNN`."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return unicodedata.normalize("NFC", text.replace(os.sep, "/"))
+
+
+def find(folder: str) -> Found:
+    """Finds every .mid and .midi file under `folder`, through links but never twice through one folder.
+
+    Raises UserError if there is no such folder or no MIDI file in it, saying what is there instead.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(f"no folder {folder!r}: --input names the folder that holds the MIDI files")
+    paths, others, unreadable, seen = [], Counter(), [], set()
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=lambda e: unreadable.append(e.filename)):
+        status = os.stat(here)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort(key=printable)
+        for name in sorted(names, key=printable):
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in SUFFIXES:
+                paths.append(os.path.join(here, name))
+            else:
+                others[printable(suffix) or "no suffix"] += 1
+    if not paths:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
+        raise UserError(f"no .mid or .midi file in {folder!r}: it holds {kinds or 'no files'}")
+    return Found(tuple(paths), others, tuple(unreadable))
+
+
+def read(path: str) -> bytes:
+    """The bytes of a file that may be MIDI; raises MidiError if it is no plain file, too large or unreadable."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise midi.MidiError("unreadable", "not a plain file")
+        if status.st_size > midi.MAX_BYTES:
+            raise midi.MidiError("file too large", f"{status.st_size >> 20} MiB, at most {midi.MAX_BYTES >> 20}")
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise midi.MidiError("unreadable", error.strerror or str(error)) from None
+
+
+def identify(path: str, folder: str) -> Source:
+    """Reads the file at `path` once to know its content from now on."""
+    name = printable(os.path.relpath(path, folder))
+    try:
+        return Source(path, name, hashlib.sha256(read(path)).hexdigest())
+    except midi.MidiError as error:
+        return Source(path, name, "", error.reason, error.details)

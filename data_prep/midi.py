@@ -1,0 +1,157 @@
+"""A folder of MIDI files into a dataset folder.
+
+    python -m data_prep.midi --input=DIR --output=DATASET
+
+Composers are the folders directly in DIR, or come from a table (--metadata). Pieces of one work share a split: files in
+one folder below the composer's, files with one value in --family-column, and near-identical music. Exact copies are
+left out. Run again, it adds what is new to the dataset and keeps every split and every composer's id.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amt_jax.errors import UserError, run_command
+
+if TYPE_CHECKING:
+    from data_prep.preparation import Report
+
+
+def main() -> int:
+    args = _parser().parse_args()
+    # Not before: these bring numpy, symusic and MidiTok, and --help should not wait for them.
+    from data_prep import pool, preparation
+    from data_prep.metadata import Metadata
+
+    _check_folders(args.input, args.output)
+    settings = preparation.Settings(
+        tokenizer=args.tokenizer,
+        bpe=args.bpe,
+        valid=args.valid,
+        test=args.test,
+        seed=args.seed,
+        min_count=args.min_count,
+        count=args.count,
+    )
+    if not os.path.isdir(args.input):
+        raise UserError(f"no folder {args.input!r}: --input names the folder that holds the MIDI files")
+    metadata = None
+    if args.metadata:
+        metadata = Metadata.read(args.metadata, args.input, args.path_column, args.composer_column, args.family_column)
+    try:
+        report = preparation.prepare(
+            args.input,
+            Path(args.output),
+            settings,
+            metadata=metadata,
+            licence=args.licence,
+            workers=args.workers or pool.usable_cores(),
+            timeout=args.timeout,
+        )
+    except KeyboardInterrupt as error:
+        done = f"{error.done} of {error.total} files are done; " if isinstance(error, preparation.Interrupted) else ""
+        print(f"interrupted: {done}run the same command again to go on from here", file=sys.stderr)
+        return 130
+    _show(report, args)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.midi", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--input", required=True, metavar="DIR", help="folder of .mid and .midi files, at any depth")
+    add("--output", required=True, metavar="DATASET", help="dataset folder to make, or to add to")
+    add("--tokenizer", default="remi", help="remi (one piano, 419 ids), remi_multitrack or tsd (both with instruments)")
+    add("--bpe", type=int, default=0, metavar="N", help="learn byte pair encoding up to N ids, 2000 say; 0: none")
+    add("--workers", type=_positive(int), metavar="N", help="processes; as many as usable cores if not given")
+    add("--timeout", type=_positive(float), default=60.0, metavar="SECONDS", help="for one file (default %(default)g)")
+    add("--metadata", metavar="FILE", help="a .csv or .jsonl table about the files")
+    add("--path-column", default="path", help="its column of paths relative to --input (default %(default)s)")
+    add("--composer-column", metavar="COLUMN", help="its column of composers")
+    add("--family-column", metavar="COLUMN", help="its column that names the work a file is a performance of")
+    add(
+        "--min-count",
+        type=int,
+        default=10,
+        metavar="N",
+        help="for a composer to get an id (default %(default)s)",
+    )
+    add("--count", default="files", help="what --min-count counts: files or works (default %(default)s)")
+    add(
+        "--valid",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="of families, to validate on (default %(default)s)",
+    )
+    add("--test", type=float, default=0.05, metavar="SHARE", help="of families, to test on (default %(default)s)")
+    add("--seed", type=int, default=0, help="chooses which families those are (default %(default)s)")
+    add("--licence", default="", metavar="TEXT", help="licence of the music, kept in every record")
+    return parser
+
+
+def _positive(kind: type) -> type:
+    def parse(text: str) -> int | float:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise ValueError
+        return value
+
+    parse.__name__ = f"positive {kind.__name__}"
+    return parse
+
+
+def _check_folders(source: str, dataset: str) -> None:
+    inside, outside = os.path.realpath(dataset), os.path.realpath(source)
+    if os.path.commonpath([inside, outside]) == outside:
+        raise UserError(f"--output={dataset} lies in --input={source}: keep datasets outside the folder of MIDI files")
+
+
+def _show(report: Report, args: argparse.Namespace) -> None:
+    """Prints what became of the files, and what to do next."""
+    card, kept = report.card, [each for each in report.outcomes if each.kept]
+    for folder in report.unreadable:
+        print(f"warning: no permission to look into {folder!r}", file=sys.stderr)
+    if report.changed:
+        print(f"{len(report.outcomes)} files: {len(kept)} pieces ({report.added} new)")
+    else:
+        print(f"nothing changed: {len(report.outcomes)} files, {len(kept)} pieces are in {args.output}")
+    for reason, count in sorted(card.skipped.items(), key=lambda item: -item[1]):
+        print(f"  {count:7} left out: {reason}")
+    if card.skipped:
+        print(f"          each with its reason in {Path(args.output) / 'files.jsonl'}")
+    if report.missing:
+        print(f"  {report.missing:7} are not in {args.input} any more; what was made of them stays in the dataset")
+    if report.unlisted:
+        print(f"  {report.unlisted:7} have no line in {args.metadata}")
+    hours = sum(each.seconds for each in kept) / 3600
+    tokens = sum(split.tokens for split in card.splits.values())
+    print(f"{tokens:,} tokens of {card.spec.vocab_size} ids, {hours:.1f} hours of music")
+    families = Counter(each.family for each in kept)
+    largest = ", ".join(f"{name} ({count})" for name, count in families.most_common(3) if count > 1)
+    print(f"{len(families)} families that share a split" + (f"; the largest: {largest}" if largest else ""))
+    for name, split in card.splits.items():
+        print(f"  {name:5} {split.records:7} pieces {split.tokens:12,} tokens")
+        if not split.records and getattr(args, name, 1):
+            print(f"        there are too few families to fill {name}: more files, or files in more folders, would")
+    if composers := card.conditions.get("composer"):
+        print(f"composers with an id of their own: {len(composers.values) - 1}")
+        rows = sorted(zip(composers.counts, composers.values, strict=True), key=lambda row: -row[0])
+        print("  " + ", ".join(f"{name} {count}" for count, name in rows[:20]) + (", ..." if len(rows) > 20 else ""))
+    elif any(each.composer for each in kept):
+        print(f"no composer has {args.min_count} {args.count} (--min-count): the dataset is unconditional")
+    else:
+        print("no composers (no folders in --input, no --composer-column): the dataset is unconditional")
+    print("next:")
+    print(f"  python -m amt_jax.train --config=configs/demo.py --config.dataset={args.output} --run=RUN")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,72 @@
+"""Pool: one function over many inputs in worker processes, where a hang or a crash costs one input only."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+TIMED_OUT = "timed out"
+CRASHED = "crashed"
+# Inputs under way for each worker: enough that none waits for the parent, few enough to stop at once.
+AHEAD = 8
+
+
+class Failure(Exception):
+    """The function gave no result for an input; `reason` is `TIMED_OUT` or `CRASHED`."""
+
+    def __init__(self, reason: str, details: str):
+        super().__init__(f"{reason}: {details}")
+        self.reason, self.details = reason, details
+
+
+def usable_cores() -> int:
+    """The cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_all(
+    function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], workers: int, timeout: float, preload: list[str]
+) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Yields (task, function(*task)) as they finish, in any order; a task without a result yields its Failure.
+
+    Args:
+      function: a module-level function; it, its arguments and results are pickled.
+      tasks: argument tuples.
+      workers: processes; none of them runs what the parent has imported.
+      timeout: seconds after which a task's process is killed.
+      preload: modules to import once, before the workers are forked off.
+    """
+    from pebble import ProcessExpired, ProcessPool
+
+    forked = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if forked else "spawn")
+    if forked:
+        context.set_forkserver_preload(preload)
+    done, pending, tasks = queue.SimpleQueue(), {}, iter(tasks)
+    pool = ProcessPool(workers, context=context)
+    try:
+        while True:
+            while len(pending) < AHEAD * workers and (task := next(tasks, None)) is not None:
+                future = pool.schedule(function, task, timeout=timeout)
+                pending[future] = task
+                future.add_done_callback(done.put)
+            if not pending:
+                return
+            future = done.get()
+            task = pending.pop(future)
+            try:
+                result = future.result()
+            except TimeoutError:
+                result = Failure(TIMED_OUT, f"after {timeout:g} seconds")
+            except ProcessExpired as error:
+                result = Failure(CRASHED, f"exit code {error.exitcode}")
+            except Exception as error:  # MemoryError and the like: as good as a crash for this input.
+                result = Failure(CRASHED, f"{type(error).__name__}: {error}"[:120])
+            yield task, result
+    finally:
+        # Not close(): on an interrupt or an error nobody waits for the rest.
+        pool.stop()
+        pool.join()

@@ -1,0 +1,165 @@
+"""The command as people run it: real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from amt_jax.data.card import Card
+from data_prep.outcome import read
+from tests.music_files import tune, write
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(*flags, **options):
+    command = [sys.executable, "-m", "data_prep.midi", *map(str, flags)]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+    return subprocess.Popen(command, cwd=ROOT, **options)
+
+
+def run(*flags):
+    """(exit code, stdout, the lines of stderr that are not progress)"""
+    process = start(*flags)
+    out, errors = process.communicate(timeout=120)
+    lines = [line.rpartition("\r")[2] for line in errors.splitlines()]
+    return (
+        process.returncode,
+        out,
+        [line for line in lines if line.strip() and "%|" not in line],
+    )
+
+
+def content(dataset: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in dataset.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("music")
+    for index in range(40):
+        write(tune(index, 100), folder / f"{('Bach', 'Ödön')[index % 2]}/{index}.mid")
+    # One that takes seconds, so that there is a middle to be killed in.
+    long = tune(99, 20_000)
+    for shift in range(1, 6):
+        long.tracks.append(tune(99, 20_000, transpose=shift).tracks[0])
+    write(long, folder / "Bach/0 long.mid")
+    (folder / "Ödön/wreck.MID").write_bytes(b"MThd and no more")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def straight(music, tmp_path_factory) -> dict[str, bytes]:
+    dataset = tmp_path_factory.mktemp("straight") / "ds"
+    code, out, errors = run(f"--input={music}", f"--output={dataset}", "--workers=2")
+    assert (code, errors) == (0, [])
+    assert "42 files: 41 pieces" in out
+    assert "1 left out: not a MIDI file" in out
+    assert "Bach 21" in out
+    assert f"--config.dataset={dataset}" in out
+    return content(dataset)
+
+
+def test_one_worker_makes_the_same_bytes_as_two(music, straight, tmp_path):
+    code, *_ = run(f"--input={music}/../{music.name}/", f"--output={tmp_path / 'ds'}", "--workers=1")
+    assert code == 0
+    assert content(tmp_path / "ds") == straight
+    code, out, _ = run(f"--input={music}", f"--output={tmp_path / 'ds'}", "--workers=1")
+    assert code == 0
+    assert out.startswith("nothing changed")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_in_the_middle_and_run_again(music, straight, tmp_path, sent):
+    flags = (f"--input={music}", f"--output={tmp_path / 'ds'}", "--workers=2")
+    process = start(*flags, start_new_session=True)
+    journal = tmp_path / "ds/.prepare/journal.sqlite"
+    while not journal.exists() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(1.0)
+    assert process.poll() is None
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130}[sent]
+    assert "Traceback" not in errors
+    assert not (tmp_path / "ds/dataset.json").exists()
+    if sent == signal.SIGINT:
+        assert "run the same command again" in errors
+    code, *_ = run(*flags)
+    assert code == 0
+    assert content(tmp_path / "ds") == straight
+
+
+def test_no_worker_outlives_a_killed_command(music, tmp_path):
+    process = start(f"--input={music}", f"--output={tmp_path / 'ds'}", "--workers=2", start_new_session=True)
+    time.sleep(2.0)
+    process.kill()
+    process.communicate(timeout=60)  # Waits until every process that holds its pipes has gone.
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("workers are still there")
+
+
+def test_a_time_out_skips_the_file_and_a_later_run_tries_it_again(music, tmp_path):
+    flags = (f"--input={music}", f"--output={tmp_path / 'ds'}", "--workers=2")
+    code, out, _ = run(*flags, "--timeout=0.5")
+    assert code == 0
+    assert "1 left out: timed out" in out
+    (row,) = [row for row in read(tmp_path / "ds") if row.reason == "timed out"]
+    assert row.source == "Bach/0 long.mid"
+    code, out, _ = run(*flags)
+    assert code == 0
+    assert "(1 new)" in out
+    assert "timed out" not in out
+    assert sum(split.records for split in Card.load(tmp_path / "ds").splits.values()) == 41
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--input={nowhere}", "--output={new}"], "no folder"),
+        (["--input={empty}", "--output={new}"], "holds no files"),
+        (["--input={pictures}", "--output={new}"], "2 .jpg"),
+        (["--input={music}", "--output={music}/ds"], "outside the folder"),
+        (["--input={music}", "--output={file}/ds"], "cannot write"),
+        (["--input={music}", "--output={pictures}"], "is no dataset"),
+        (["--input={music}", "--output={new}", "--tokenizer=rmi"], "did you mean 'remi'"),
+        (["--input={music}", "--output={new}", "--metadata={table}", "--composer-column=x"], "columns: path, who"),
+        (["--input={music}", "--output={new}", "--valid=0.7", "--test=0.5"], "some for training"),
+        (["--input={music}", "--output={new}", "--bpe=100"], "remi has 419 ids"),
+        (["--input={music}", "--output={new}", "--count=notes"], "files or works"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(music, tmp_path, flags, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "pictures").mkdir()
+    for index in range(2):
+        (tmp_path / f"pictures/{index}.jpg").touch()
+    (tmp_path / "file").touch()
+    (tmp_path / "table.csv").write_text("path,who\nBach/0.mid,Bach\n")
+    names = {name: tmp_path / name for name in ("nowhere", "empty", "pictures", "file", "new")}
+    flags = [flag.format(music=music, table=tmp_path / "table.csv", **names) for flag in flags]
+    code, out, errors = run(*flags)
+    assert code == 2
+    assert out == ""
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert message in errors[0]
+    assert not (tmp_path / "new").exists()
+
+
+def test_help_is_quick():
+    begin = time.monotonic()
+    code, out, _ = run("--help")
+    assert code == 0
+    assert "--tokenizer" in out
+    assert time.monotonic() - begin < 1.5
