@@ -14,6 +14,7 @@ from amt_jax.data.card import Card, Shard, Split, Vocabulary, content_hash, file
 from amt_jax.data.pipeline import Records
 from amt_jax.data.record import Record
 from amt_jax.evaluation.likelihood import evaluate_likelihood, notes_per_id
+from amt_jax.evaluation.metrics import bootstrap
 from amt_jax.model.conditioning import ConditionConfig
 from amt_jax.model.transformer import Transformer, TransformerConfig
 from amt_jax.tokens.spec import TokenSpec
@@ -98,7 +99,9 @@ def test_equals_direct_computation(params, records, conditioned):
     assert found.notes == notes
     assert found.nats_per_note.value == pytest.approx(total / notes, rel=1e-5)
     assert found.perplexity.value == pytest.approx(math.exp(total / found.tokens), rel=1e-4)
-    assert found.nats_per_token.low < found.nats_per_token.value < found.nats_per_token.high
+    pairs = np.array([[sum(piece), len(piece)] for piece in nats])  # the interval is over pieces
+    expected = bootstrap(lambda x: x[:, 0].sum() / x[:, 1].sum(), [pairs], 0)
+    assert dataclasses.astuple(found.nats_per_token) == pytest.approx(dataclasses.astuple(expected), rel=1e-5)
 
 
 def test_conditions_matter(params, records):

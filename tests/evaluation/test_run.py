@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -163,3 +165,11 @@ def test_conditions_are_matched_by_name(run, dataset, tmp_path):
     dataclasses.replace(card, conditions={"composer": Vocabulary("categorical", ("B", "A"), (1, 1))}).save(other)
     ours, theirs = (open_records(run, folder, "test", named=True) for folder in (dataset, other))
     assert [ours.condition_ids(ours[i]) for i in range(6)] == [theirs.condition_ids(theirs[i]) for i in range(6)]
+
+
+def test_help_is_fast():
+    code = "import sys; from amt_jax.evaluate import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print('heavy:', {'jax', 'matplotlib', 'symusic'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "--checkpoint" in out
+    assert "heavy: set()" in out

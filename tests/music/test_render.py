@@ -1,6 +1,8 @@
 """Pictures and sound: written, readable, repeatable, never clipped."""
 
 import importlib.util
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -62,7 +64,7 @@ def test_audio_sounds_rings_out_and_repeats():
     assert render.SAMPLE_RATE * 2.0 < len(audio) < render.SAMPLE_RATE * 9.0  # two seconds of notes and their tail
     assert np.abs(audio[-100:]).max() < 0.01
     assert np.abs(audio).max() <= 1
-    render.to_audio(BAND)  # what came before must not be heard
+    render.to_audio(make([(14, False, [(0, 480, 60, 127)])]))  # bells ring on for longer than a tail
     np.testing.assert_array_equal(audio, render.to_audio(MELODY))
 
 
@@ -130,3 +132,9 @@ def test_missing_extra_is_a_user_error(monkeypatch):
     monkeypatch.setattr(render.importlib, "import_module", missing)
     with pytest.raises(UserError, match="amt_jax\\[audio\\]"):
         render._import("soundfile", "pip install 'amt_jax[audio]'")
+
+
+def test_music_never_imports_jax():
+    code = "import sys, amt_jax.music.features, amt_jax.music.render; print({'jax', 'matplotlib'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "set()"
