@@ -168,6 +168,7 @@ def to_audio(score: Score) -> np.ndarray:
         synth.generate_simple(len(audio) - now, view[now * frame :])
     for channel in range(len(score.tracks)):
         synth.sounds_off(channel)
+    synth.generate_simple(SAMPLE_RATE // 10)  # what was cut off fades here, not into the next score
     loud = np.flatnonzero(np.abs(audio).max(axis=1) > _SILENCE)
     audio = audio[: max(length, int(loud[-1]) + 1 if len(loud) else 0)]
     fade = min(len(audio), SAMPLE_RATE // 20)
