@@ -21,6 +21,7 @@ from amt_jax.evaluation.metrics import METRICS, Comparison, Estimate, values_of
 from amt_jax.music.features import PITCH_CLASSES, Features
 
 NAMES = ("report.json", "report.csv", "report.html")
+_FEW = 10  # fewer real pieces than this make a poor yardstick
 _DEGREES = ("1", "", "2", "", "3", "4", "", "5", "", "6", "", "7")
 
 
@@ -118,6 +119,9 @@ class Report:
                     f"{_SET_TITLES.get(name, name)}: {sum(inside)} of {len(inside)} musical metrics are as close to "
                     "real music as other real music is."
                 )
+        few = len(self.sets.get("real", ()))
+        if self.comparisons and few < _FEW:
+            lines.append(f"There are only {few} real pieces to compare with: intervals and real to real say little.")
         return lines
 
     def to_html(self) -> str:

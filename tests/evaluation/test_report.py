@@ -134,6 +134,7 @@ def test_summary_speaks_of_the_main_figures(report):
     assert "1.50 nats a token" in text
     assert "blind guess has 419" in text
     assert "Samples: " in text
+    assert "only 8 real pieces" in text
 
 
 @pytest.mark.parametrize(
