@@ -26,13 +26,13 @@ from amt_jax.errors import UserError
 from amt_jax.evaluation.likelihood import evaluate_likelihood
 from amt_jax.evaluation.metrics import compare
 from amt_jax.evaluation.report import Piece, Report
+from amt_jax.model.params import fingerprint
 from amt_jax.music import midi
 from amt_jax.music.features import excerpt, features
 from amt_jax.music.render import AUDIO_FORMATS, piano_roll_png, save_audio
 from amt_jax.sampling.sampler import Request, Sampler
 from amt_jax.sampling.settings import GenerationSettings
 from amt_jax.tokens.grammar import Grammar
-from amt_jax.training.checkpoint import fingerprint
 from amt_jax.training.run_folder import RunFolder
 
 _SHOWN = 6  # samples with a piano-roll on the page
@@ -229,8 +229,8 @@ def _generate(
         for number, wanted in enumerate(conditions)
     ]
     with tqdm(total=100, desc=title, unit="%", disable=None) as bar:
-        results = sampler.generate(requests, lambda _, share: bar.update(round(100 * share, 1) - bar.n))
-    return [result.ids for result in results]
+        results = sampler.generate(requests, lambda share: bar.update(round(100 * share, 1) - bar.n))
+        return [result.ids for result in results]
 
 
 def _name(number: int, card: Card, wanted: dict[str, int]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -81,16 +80,3 @@ class Checkpoints:
 
     def close(self) -> None:
         self._orbax.close()
-
-
-def fingerprint(params: Any) -> str:
-    """sha256 over the parameters' names, shapes and numbers: the same wherever and however they are stored."""
-    digest = hashlib.sha256()
-    for path, value in sorted((jax.tree_util.keystr(path), value) for path, value in _leaves(params)):
-        digest.update(f"{path} {value.shape} {value.dtype}".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
-    return digest.hexdigest()
-
-
-def _leaves(params: Any) -> list[tuple[Any, np.ndarray]]:
-    return [(path, np.asarray(value)) for path, value in jax.tree_util.tree_leaves_with_path(params)]

@@ -20,6 +20,7 @@ from amt_jax.data.card import Card
 from amt_jax.data.pipeline import Records, Rows, batches
 from amt_jax.data.plan import EvalPlan, TrainPlan
 from amt_jax.errors import UserError
+from amt_jax.model.params import abstract_model, init_params
 from amt_jax.training import metrics as metric
 from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import TrainConfig, differences, transformer_config
@@ -27,7 +28,7 @@ from amt_jax.training.metrics import Metrics
 from amt_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from amt_jax.training.run_folder import RunFolder
 from amt_jax.training.sharding import make_mesh, parameter_shardings, put_batch, replicated
-from amt_jax.training.step import Regularization, TrainState, abstract_model, eval_step, init_params, train_step
+from amt_jax.training.step import Regularization, TrainState, eval_step, train_step
 
 EXPLODED = 3  # times the first loss, or that of guessing: above it a run does not recover
 

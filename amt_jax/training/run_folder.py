@@ -16,10 +16,10 @@ from amt_jax import __version__
 from amt_jax.data import card as cards
 from amt_jax.data.card import Card
 from amt_jax.errors import UserError
+from amt_jax.model.params import abstract_model
 from amt_jax.model.transformer import TransformerConfig
 from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import TrainConfig, transformer_config
-from amt_jax.training.step import abstract_model
 
 if TYPE_CHECKING:
     from amt_jax.tokens.symbolic import SymbolicTokenizer

@@ -15,7 +15,6 @@ import optax
 from flax import nnx
 
 from amt_jax.model.conditioning import ConditionConfig, drop_conditions
-from amt_jax.model.transformer import Transformer, TransformerConfig
 
 
 class TrainState(NamedTuple):
@@ -24,14 +23,6 @@ class TrainState(NamedTuple):
     params: Any
     optimizer: Any
     step: jax.Array
-
-
-class AbstractModel(NamedTuple):
-    """A network without its numbers: the graph to merge with parameters, their shapes and logical axes."""
-
-    graph: Any
-    shapes: Any
-    axes: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,18 +44,6 @@ class Regularization:
     dropout: bool = False
 
 
-def abstract_model(config: TransformerConfig) -> AbstractModel:
-    """Describes the network of `config` without computing anything."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))))
-    axes = nnx.from_flat_state([(path, param.get_metadata("axes")) for path, param in nnx.to_flat_state(state)])
-    return AbstractModel(graph, nnx.to_pure_dict(state), nnx.to_pure_dict(axes))
-
-
-def init_params(config: TransformerConfig, key: jax.Array) -> Any:
-    """Fresh parameters, a nested dict of float32; call it inside jit."""
-    return nnx.to_pure_dict(nnx.state(Transformer(config, rngs=nnx.Rngs(key)), nnx.Param))
-
-
 def train_step(
     state: TrainState,
     batch: Mapping[str, Any],
@@ -82,7 +61,7 @@ def train_step(
     Args:
       state: donated by the caller.
       batch: rows of all microbatches, see data.pipeline.batches; [A * B, ...].
-      graph: AbstractModel.graph.
+      graph: AbstractModel.graph, see model.params.
       optimizer: from make_optimizer.
       type_ids: [V] token type of each id.
       num_types: how many types there are.

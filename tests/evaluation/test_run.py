@@ -14,12 +14,13 @@ from symusic import Note, Score, Track
 from amt_jax import evaluate
 from amt_jax.errors import UserError, run_command
 from amt_jax.evaluation.report import NAMES
+from amt_jax.model.params import init_params
 from amt_jax.music import midi
 from amt_jax.tokens.symbolic import SymbolicTokenizer
 from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import TrainConfig, transformer_config
 from amt_jax.training.run_folder import RunFolder
-from amt_jax.training.step import TrainState, init_params
+from amt_jax.training.step import TrainState
 from configs import demo
 
 

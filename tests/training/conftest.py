@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from amt_jax.model.params import abstract_model
 from amt_jax.train import load_config
 from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import MeshConfig, TrainConfig, transformer_config
@@ -11,7 +12,7 @@ from amt_jax.training.loop import state_layout
 from amt_jax.training.optimizer import make_optimizer
 from amt_jax.training.run_folder import RunFolder
 from amt_jax.training.sharding import make_mesh
-from amt_jax.training.step import TrainState, abstract_model
+from amt_jax.training.step import TrainState
 
 TINY = {
     "context": 32,

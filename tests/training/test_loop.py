@@ -10,8 +10,9 @@ import pytest
 
 from amt_jax.data.card import Card
 from amt_jax.errors import UserError
+from amt_jax.model.params import fingerprint
 from amt_jax.training import loop
-from amt_jax.training.checkpoint import Checkpoints, fingerprint
+from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import TrainConfig, transformer_config
 from amt_jax.training.loop import train
 from amt_jax.training.run_folder import RunFolder

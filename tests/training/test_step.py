@@ -11,11 +11,12 @@ from flax import nnx
 from amt_jax.data.card import Card
 from amt_jax.data.pipeline import Records, Rows, batches
 from amt_jax.data.plan import TrainPlan
+from amt_jax.model.params import abstract_model, init_params
 from amt_jax.training.config import MeshConfig, OptimizerConfig, transformer_config
 from amt_jax.training.loop import state_layout
 from amt_jax.training.optimizer import decayed, learning_rate_schedule, make_optimizer
 from amt_jax.training.sharding import make_mesh, put_batch
-from amt_jax.training.step import Regularization, TrainState, abstract_model, eval_step, init_params, train_step
+from amt_jax.training.step import Regularization, TrainState, eval_step, train_step
 
 OPTIMIZER = OptimizerConfig(1e-2, 0.1, 0.1, 0.9, 0.99, 0.1, 1.0)
 SGD = optax.sgd(1.0)  # unlike Adam it does not blow up rounding
