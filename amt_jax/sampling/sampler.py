@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 
 from amt_jax.model.conditioning import NULL
+from amt_jax.model.params import abstract_model
 from amt_jax.model.transformer import Transformer, TransformerConfig
 from amt_jax.sampling import cache, constraints
 from amt_jax.sampling.filters import Controls, noise, penalize, sample
@@ -39,7 +40,7 @@ class Request:
     Attributes:
       settings: how to sample it.
       conditions: condition name -> id; what is missing is null.
-      prompt: base token ids to continue, without BOS; empty starts a new piece. [T] uint16
+      prompt: ids to continue, without BOS; empty starts a new piece. [T] uint16
     """
 
     settings: GenerationSettings
@@ -181,7 +182,7 @@ class Sampler:
 
     Args:
       config: the model's.
-      params: its parameters, as `nnx.state` gives them.
+      params: its parameters, a nested dict.
       spec: the vocabulary.
       grammar: which token may follow which.
       max_batch: rows decoded together.
@@ -191,33 +192,31 @@ class Sampler:
         if config.num_streams != 1:
             raise ValueError("the sampler decodes one token stream")
         self.config, self.params, self.spec, self.max_batch = config, params, spec, max_batch
-        self.graph = nnx.graphdef(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))))
+        self.graph = abstract_model(config).graph
         self.grammar = grammar
 
     def generate(
-        self, requests: Sequence[Request], progress: Callable[[int, float], None] = lambda tokens, share: None
-    ) -> list[Result]:
-        """Makes all requests.
-
-        A row depends on its own request alone within one bucket (rows, window, branches, candidates).
+        self, requests: Sequence[Request], progress: Callable[[float], None] = lambda share: None
+    ) -> Iterator[Result]:
+        """Makes all requests, batch by batch.
 
         Args:
           requests: the pieces to make.
-          progress: called after each dispatch with the batch's new tokens and the share of all work that is done.
+          progress: called after each dispatch with the share of all work that is done.
 
-        Returns:
+        Yields:
           One result a request, in order.
         """
-        results = []
-        for start in range(0, len(requests), self.max_batch):
-            chunk = requests[start : start + self.max_batch]
-            report = functools.partial(_report, progress, start, len(chunk), len(requests))
-            results += self._generate_batch(chunk, self.bucket(chunk), report)
-        return results
+        batches = -(-len(requests) // self.max_batch)
+        # Batches of nearly one size share their programs.
+        for rows in np.array_split(np.arange(len(requests)), batches) if batches else ():
+            chunk = requests[rows[0] : rows[-1] + 1]
+            report = functools.partial(_report, progress, int(rows[0]), len(rows), len(requests))
+            yield from self._generate_batch(chunk, self.bucket(chunk), report)
 
     def replay(self, request: Request, bucket: Bucket, row: int) -> Result:
         """Makes one piece again as it was made in a batch: in the same bucket and row, whoever its neighbours were."""
-        return self._generate_batch([request] * bucket.rows, bucket, lambda tokens, share: None)[row]
+        return self._generate_batch([request] * bucket.rows, bucket, lambda share: None)[row]
 
     def bucket(self, requests: Sequence[Request]) -> Bucket:
         """The smallest bucket that holds `requests`."""
@@ -237,16 +236,15 @@ class Sampler:
     def _generate_batch(self, requests, bucket, progress) -> list[Result]:
         context = self.config.context_length
         padded = [*requests, *[requests[-1]] * (bucket.rows - len(requests))]
-        prompts = [np.concatenate([[self.spec.bos], request.prompt]).astype(np.int32) for request in padded]
         window = np.full((bucket.rows, bucket.width), self.spec.pad, np.int32)
         first = np.zeros(bucket.rows, np.int32)
         seen = np.zeros((bucket.rows, self.spec.vocab_size), bool)
-        for row, prompt in enumerate(prompts):
-            kept = prompt[-bucket.width :]
+        for row, request in enumerate(padded):
+            kept = np.append(self.spec.bos, request.prompt)[-bucket.width :]
             first[row] = bucket.width - len(kept)
             window[row, first[row] :] = kept
-            seen[row, prompt] = True
-        clock = constraints.start(self.grammar, prompts)
+            seen[row, request.prompt] = True
+        clock = constraints.start(self.grammar, [request.prompt for request in padded], self.spec.pad)
         plan = self._plan(padded, bucket, jnp.copy(clock.seconds))  # the original is donated with the state
         state = DecodeState(
             cache=[],
@@ -270,7 +268,7 @@ class Sampler:
                 grammar=self.grammar, candidates=bucket.candidates, pad=self.spec.pad,
             )  # fmt: skip
             count, index, done, seconds = jax.device_get((state.count, state.index, state.done, state.clock.seconds))
-            progress(int(count), _share(count, seconds, done, plan, len(requests)))
+            progress(_share(count, seconds, done, plan, len(requests)))
             if done.all() or count >= bucket.budget:
                 break
             if index == context:
@@ -332,8 +330,8 @@ class Sampler:
         return ids[~np.isin(ids, (self.spec.eos, self.spec.pad))].astype(np.uint16)
 
 
-def _report(progress, start: int, rows: int, total: int, tokens: int, share: float) -> None:
-    progress(tokens * rows, (start + share * rows) / total)
+def _report(progress, start: int, rows: int, total: int, share: float) -> None:
+    progress((start + share * rows) / total)
 
 
 def _power_of_two(n: int) -> int:

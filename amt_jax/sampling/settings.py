@@ -35,10 +35,10 @@ class GenerationSettings:
                 number = kind(value)
                 if isinstance(value, bool) or number != float(value):
                     raise ValueError
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 raise UserError(f"{field.name} is {'a whole ' if kind is int else 'a '}number, not {value!r}") from None
             if not low <= number <= high:
-                raise UserError(f"{field.name} is between {low:g} and {high:g}, not {value:g}")
+                raise UserError(f"{field.name} is between {low:g} and {high:g}, not {number:g}")
             object.__setattr__(self, field.name, number)
 
     @classmethod
