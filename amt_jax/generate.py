@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import sys
 import time
 from pathlib import Path
 
 from amt_jax.errors import UserError, run_command
 from amt_jax.sampling.settings import GenerationSettings
+
+SETTINGS = {field.name: field.default for field in dataclasses.fields(GenerationSettings)}
+QUESTIONS = (
+    *("temperature", "top_k", "top_p", "repetition_penalty", "prompt", "prompt_tokens", "composer", "guidance"),
+    *("seconds", "seed"),
+)
 
 EXAMPLES = """examples:
   python -m amt_jax.generate --run=RUN --output=music --composer=Bach --count=8 --seconds=40
@@ -23,7 +29,8 @@ a line of a batch file takes the same names: {"composer": "Bach", "seconds": 20,
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The command's flags."""
     parser = argparse.ArgumentParser(
         prog="amt_jax.generate",
         description=__doc__,
@@ -34,10 +41,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the music")
     parser.add_argument("--checkpoint", default="best", help="best (default), last, or a step")
     wish = parser.add_argument_group("what to make")
-    wish.add_argument("--composer", "--composers", help="one, several with commas, or all; none is unconditional")
+    wish.add_argument("--composer", "--composers", help="one by name or number, several with commas, or all")
     wish.add_argument("--count", type=int, help="how many of each, with seeds from --seed on (default 1)")
     wish.add_argument("--prompt", metavar="FILE", help="a MIDI file to continue")
     wish.add_argument("--prompt_beats", type=float, metavar="BEATS", help="continue after so many beats (default: all)")
+    wish.add_argument(
+        "--prompt_tokens", type=int, metavar="TOKENS", help="continue after so many tokens (default: all)"
+    )
     ways = parser.add_argument_group("other ways to ask").add_mutually_exclusive_group()
     ways.add_argument("--batch", type=Path, metavar="FILE", help="requests, one json object a line")
     ways.add_argument("--interactive", action="store_true", help="answer questions, piece by piece")
@@ -53,17 +63,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    args = parser().parse_args()
+    args = make_parser().parse_args()
     from amt_jax.sampling.generator import Generator, same_platform
     from amt_jax.training.run_folder import RunFolder
 
+    if args.output.exists() and not args.output.is_dir():
+        raise UserError(f"{args.output} is a file; name a folder with --output")
     generator = Generator(RunFolder(args.run), args.checkpoint, max_batch=args.max_batch)
-    args.output.mkdir(parents=True, exist_ok=True)
-    names = ["composer", "count", "prompt", "prompt_beats", *(f.name for f in dataclasses.fields(GenerationSettings))]
+    names = ("composer", "count", "prompt", "prompt_beats", "prompt_tokens", *SETTINGS)
     asked = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.replay:
         piece = generator.replay(args.replay)
-        deliver([piece], args)
+        deliver([(piece, save(piece, args))], args)
         if not same_platform(piece.recipe):
             print(
                 f"note: {args.replay} was made on {piece.recipe['platform']} with jax {piece.recipe['jax']}; "
@@ -71,112 +82,99 @@ def main() -> None:
             )
     elif args.interactive:
         interact(generator, asked, args)
-    elif args.batch:
-        make(generator, [order for line in read_batch(args.batch) for order in at_line(generator, line, asked)], args)
     else:
-        make(generator, generator.order(asked), args)
+        make(generator, generator.read_batch(args.batch, asked) if args.batch else generator.orders(asked), args)
 
 
 def make(generator, orders, args) -> None:
-    """Generates, saves, and says what was made and how fast."""
+    """Generates, saves each batch as soon as it is made, and says what was made and how fast."""
     from tqdm import tqdm
 
-    limit = generator.config.context_length // 2
-    start, tokens = time.perf_counter(), 0
+    start, saved = time.perf_counter(), []
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left"
-    with tqdm(total=1.0, desc=f"composing {len(orders)} pieces", bar_format=form) as bar:
-        pieces = generator.generate(orders, lambda _, share: bar.update(share - bar.n))
+    with tqdm(total=1.0, desc=f"composing {number_of(orders, 'piece')}", bar_format=form) as bar:
+        for piece in generator.generate(orders, lambda share: bar.update(share - bar.n)):
+            saved.append((piece, save(piece, args)))
     seconds = time.perf_counter() - start
-    for order, piece in zip(orders, pieces, strict=True):
-        prompt = generator.prompt_tokens(order)
-        tokens += len(piece.ids) - prompt
-        if prompt > limit:
-            print(f"note: {order.prompt} has {prompt} tokens; the model heard its last {limit}")
-    deliver(pieces, args)
-    speed = tokens / seconds
-    print(f"{len(pieces)} pieces, {tokens} new tokens in {seconds:.1f} s ({speed:.0f} tokens/s, compiling included)")
+    deliver(saved, args)
+    heard = generator.config.context_length // 2
+    for name, length in {(order.prompt_name, len(order.prompt)): None for order in orders}:
+        if length >= heard:
+            print(f"note: {name} has {length} tokens; the model heard the last {heard}")
+    tokens = sum(len(piece.ids) - piece.prompt_length for piece, _ in saved)
+    speed = f"{tokens} new tokens in {seconds:.1f} s ({tokens / seconds:.0f} tokens/s, compiling included)"
+    print(f"{number_of(saved, 'piece')}, {speed}")
 
 
-def deliver(pieces, args) -> None:
-    """Saves pieces as MIDI, ids, sound and picture, and lists them."""
+def save(piece, args) -> Path:
+    """Writes a piece's MIDI and ids into the output folder."""
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+        return piece.save(args.output)
+    except OSError as error:
+        raise UserError(f"cannot write to {args.output}: {error}") from None
+
+
+def deliver(saved, args) -> None:
+    """Adds pictures and sound to saved pieces and lists them; where there can be no sound, says why once."""
     from tqdm import tqdm
 
     from amt_jax.music import render
 
-    for piece in tqdm(pieces, desc="saving", unit="piece", leave=False, disable=len(pieces) < 3):
-        path = piece.save(args.output)
-        if args.audio != "none":
-            render.save_audio(piece.score, path.with_suffix(f".{args.audio}"))
+    audio = args.audio
+    for piece, path in tqdm(saved, desc="pictures and sound", unit="piece", leave=False, disable=len(saved) < 3):
         if args.pictures:
             render.save_piano_roll(piece.score, path.with_suffix(".png"), piece.name)
-        seconds, notes = piece.score.to("second").end(), piece.score.note_num()
-        tqdm.write(f"{path}  {seconds:.1f} s  {notes} notes")
-
-
-def read_batch(path: Path):
-    """Yields (place, values) for each line of a batch file."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    for number, line in enumerate(lines, 1):
-        if line.strip():
+        if audio != "none":
             try:
-                values = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number}: not json ({error})") from None
-            if not isinstance(values, dict):
-                raise UserError(f'{path}, line {number}: a json object like {{"composer": "Bach"}} is needed')
-            yield f"{path}, line {number}", values
-
-
-def at_line(generator, line, defaults):
-    place, values = line
-    try:
-        return generator.order(values, defaults)
-    except UserError as error:
-        raise UserError(f"{place}: {error}") from None
+                render.save_audio(piece.score, path.with_suffix(f".{audio}"))
+            except UserError as error:
+                tqdm.write(f"note: no sound, {error}", file=sys.stderr)
+                audio = "none"
+        tqdm.write(f"{path}  {piece.score.to('second').end():.1f} s  {number_of(piece.score.note_num(), 'note')}")
 
 
 def interact(generator, asked, args) -> None:
-    """Asks for settings and makes a piece, until the person has enough. Enter keeps what stands in brackets."""
+    """Asks for settings and makes a piece, until the person has enough."""
     composers = generator.card.conditions.get("composer")
     if composers:
-        print("composers:", ", ".join(composers.values))
-    print("Enter keeps the value in brackets; q ends.")
-    questions = {"temperature": 0.9, "top_k": 40, "top_p": 0.95, "repetition_penalty": 1.02, "seconds": 40.0}
-    questions |= {"prompt": "none", "prompt_beats": 16.0, "composer": "none", "guidance": 1.0, "seed": 0}
-    if not composers:
-        del questions["composer"], questions["guidance"]
-    answers = {**questions, **asked}
+        print("composers:", ", ".join(f"{number} {name}" for number, name in enumerate(composers.values, 1)))
+    print("Enter keeps the value in brackets, none takes it back, q ends.")
+    answers = SETTINGS | {"prompt": None, "prompt_tokens": 128, "composer": None} | asked
     while True:
-        for name in questions:
-            if name == "prompt_beats" and answers["prompt"] == "none":
-                continue
-            try:
-                answer = input(f"{name} [{answers[name]}]: ").strip()
-            except EOFError:
-                return
-            if answer == "q":
-                return
-            if answer:
-                answers[name] = parse_answer(answer, questions[name], answers[name])
-        chosen = {name: value for name, value in answers.items() if value != "none"}
-        if "prompt" not in chosen:
-            chosen.pop("prompt_beats", None)
+        left_out = {"composer", "guidance"} if not composers else set()
+        for name in QUESTIONS:
+            if name == "prompt_tokens" and (answers["prompt"] is None or "prompt_beats" in asked):
+                left_out.add(name)
+            if name not in left_out:
+                try:
+                    answers[name] = ask(generator, name, answers[name])
+                except EOFError:
+                    return
+        make(generator, generator.orders({name: answers[name] for name in answers if name not in left_out}), args)
+        answers["seed"] = (answers["seed"] + 1) % 2**32
+
+
+def ask(generator, name: str, current):
+    """The answer to one question, asked until it can be; EOFError when the person has enough."""
+    while True:
+        answer = input(f"{name} [{'none' if current is None else current}]: ").strip()
+        if answer == "q":
+            raise EOFError
+        if not answer:
+            return current
+        value = SETTINGS.get(name) if answer == "none" else int(answer) if answer.isdecimal() else answer
         try:
-            make(generator, generator.order(chosen), args)
-            answers["seed"] += 1
+            generator.orders({name: value})
+            return value
         except UserError as error:
-            print(f"error: {error}")
+            print(error)
 
 
-def parse_answer(answer: str, default, current):
-    try:
-        return type(default)(answer)
-    except ValueError:
-        print(f"{answer!r} is not a number; keeping {current}")
-        return current
+def number_of(things, noun: str) -> str:
+    """number_of([x], "piece") is "1 piece", number_of(2, "piece") "2 pieces"."""
+    number = things if isinstance(things, int) else len(things)
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 if __name__ == "__main__":
