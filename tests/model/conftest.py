@@ -1,0 +1,42 @@
+import functools
+
+import jax
+import pytest
+
+from amt_jax.model.conditioning import ConditionConfig
+from amt_jax.model.params import abstract_model, init_params
+from amt_jax.model.transformer import TransformerConfig
+
+TINY = dict(
+    vocab_size=17, num_streams=1, num_layers=2, num_heads=4, num_kv_heads=4, d_model=32, d_ff=24, context_length=16,
+    dropout=0.0, norm="layernorm", activation="gelu", qk_norm=False, bias=True, rope_theta=100.0, remat=False,
+    dtype="float32", conditions=(ConditionConfig("composer", 4, 0.5, 0.5), ConditionConfig("mood", 3, 2.0, 0.1)),
+)  # fmt: skip
+MODERN = TINY | dict(norm="rmsnorm", activation="swiglu", qk_norm=True, bias=False, num_kv_heads=2)
+
+
+@pytest.fixture(scope="session", params=["classic", "modern"])
+def config(request) -> TransformerConfig:
+    """Both families of choices, tiny."""
+    return TransformerConfig(**(TINY if request.param == "classic" else MODERN))
+
+
+@pytest.fixture(scope="session")
+def make_config():
+    """A function: fields -> a tiny classic config with them."""
+    return lambda **fields: TransformerConfig(**(TINY | fields))
+
+
+@pytest.fixture(scope="session")
+def make_params():
+    """A function: config -> its graph, and parameters of which none has the value it starts with."""
+
+    @functools.cache
+    def make(config):
+        params = jax.jit(functools.partial(init_params, config))(jax.random.key(0))
+        leaves, tree = jax.tree.flatten(params)
+        keys = jax.random.split(jax.random.key(1), len(leaves))
+        leaves = [x + 0.2 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)]
+        return abstract_model(config).graph, jax.tree.unflatten(tree, leaves)
+
+    return make

@@ -1,0 +1,206 @@
+"""The decoder against one written in numpy, and what a row of packed pieces may not know of itself."""
+
+import dataclasses
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from amt_jax.data.card import Card, Vocabulary
+from amt_jax.model.attention import blockwise_attend, plain_attend
+from amt_jax.model.params import abstract_model, fingerprint, init_params
+from amt_jax.model.transformer import Transformer, TransformerConfig
+from amt_jax.tokens.spec import TokenSpec
+from amt_jax.training.config import TrainConfig, transformer_config
+
+SEGMENTS = np.array([[1, 1, 1, 1, 1, 2, 2, 2, 3, 0, 0], [1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2]])
+POSITIONS = np.array([[0, 1, 2, 3, 4, 0, 1, 2, 0, 0, 0], [0, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8]])
+CONDITIONS = {"composer": np.array([[1, 0, 3], [2, 3, 0]]), "mood": np.array([[0, 1, 2], [2, 1, 0]])}
+TOKENS = np.random.default_rng(0).integers(0, 17, (*SEGMENTS.shape, 1))
+
+
+def forward(graph, params, tokens, positions, segments, conditions, **options):
+    @jax.jit
+    def apply(params, tokens, positions, segments, conditions):
+        return nnx.merge(graph, params)(tokens, positions, segments, conditions, **options)
+
+    return apply(params, tokens, positions, segments, conditions)
+
+
+def reference(config: TransformerConfig, params, tokens, positions, segment, conditions):
+    """Logits [T, K, V] of one piece in float64. tokens [T, K], positions [T], conditions name -> id."""
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    head_dim = config.d_model // config.num_heads
+
+    def norm(x, p):
+        if "bias" in p:
+            x = x - x.mean(-1, keepdims=True)
+            return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p["scale"]
+
+    def linear(x, p):
+        return x @ p["kernel"] + p.get("bias", 0)
+
+    def rope(x):  # [T, N, H]: pairs (i, i + H / 2) as complex numbers turned by position · θ^(-2i / H)
+        half = head_dim // 2
+        turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(
+            1j * positions[:, None, None] * config.rope_theta ** (-np.arange(half) * 2 / head_dim)
+        )
+        return np.concatenate([turned.real, turned.imag], -1)
+
+    x = sum(params["embedding"][k][tokens[:, k]] for k in range(config.num_streams))
+    for each in config.conditions:
+        x = x + each.scale * params["conditioning"]["tables"][each.name][conditions[each.name]]
+    for index in range(config.num_layers):
+        p = params["layers"][index]
+        heads = linear(norm(x, p["attention_norm"]), p["attention"]["qkv"]).reshape(len(x), -1, head_dim)
+        q, k, v = np.split(heads, [config.num_heads, config.num_heads + config.num_kv_heads], axis=1)
+        if config.qk_norm:
+            q, k = norm(q, p["attention"]["query_norm"]), norm(k, p["attention"]["key_norm"])
+        q, k = rope(q), rope(k)
+        mixed = np.zeros_like(q)
+        for head in range(config.num_heads):
+            shared = head // (config.num_heads // config.num_kv_heads)
+            for t in range(len(x)):
+                weight = np.exp(q[t, head] @ k[: t + 1, shared].T / np.sqrt(head_dim))
+                mixed[t, head] = weight / weight.sum() @ v[: t + 1, shared]
+        x = x + linear(mixed.reshape(len(x), -1), p["attention"]["out"])
+        y = linear(norm(x, p["feed_forward_norm"]), p["feed_forward"]["up"])
+        if config.activation == "swiglu":
+            gate, y = np.split(y, 2, axis=-1)
+            y = gate / (1 + np.exp(-gate)) * y
+        else:
+            y = 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
+        x = x + linear(y, p["feed_forward"]["down"])
+    return np.einsum("TD,KVD->TKV", norm(x, params["norm"]), params["embedding"]) / np.sqrt(config.d_model)
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_packed_rows_are_the_reference_piece_by_piece(config, make_params, streams):
+    config = dataclasses.replace(config, num_streams=streams)
+    graph, params = make_params(config)
+    tokens = np.concatenate([TOKENS, 16 - TOKENS], axis=-1)[..., :streams]
+    logits = forward(graph, params, tokens, POSITIONS, SEGMENTS, CONDITIONS)
+    assert logits.shape == (*SEGMENTS.shape, streams, 17)
+    assert logits.dtype == jnp.float32
+    assert np.isfinite(logits).all()
+    for row in range(2):
+        for segment in range(1, SEGMENTS[row].max() + 1):
+            here = SEGMENTS[row] == segment
+            conditions = {name: value[row, segment - 1] for name, value in CONDITIONS.items()}
+            expected = reference(config, params, tokens[row, here], POSITIONS[row, here], segment, conditions)
+            np.testing.assert_allclose(logits[row, here], expected, atol=3e-5)
+
+
+def test_a_packed_row_is_two_rows(config, make_params):
+    graph, params = make_params(config)
+    packed = forward(graph, params, TOKENS[1:], POSITIONS[1:], SEGMENTS[1:], {n: v[1:] for n, v in CONDITIONS.items()})
+    for segment, here in ((1, slice(0, 2)), (2, slice(2, 11))):
+        conditions = {name: value[1:, segment - 1 : segment] for name, value in CONDITIONS.items()}
+        ones = np.ones_like(SEGMENTS[1:, here])
+        alone = forward(graph, params, TOKENS[1:, here], POSITIONS[1:, here], ones, conditions)
+        np.testing.assert_allclose(packed[:, here], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("attend", [plain_attend, blockwise_attend])
+def test_a_token_depends_on_its_past_alone(config, make_params, attend):
+    class Soft(Transformer):
+        """Takes embeddings for tokens, so that there is a gradient."""
+
+        def embed(self, tokens):
+            return tokens
+
+    graph = nnx.graphdef(nnx.eval_shape(lambda: Soft(config, rngs=nnx.Rngs(0))))
+    _, params = make_params(config)
+    inputs = jax.random.normal(jax.random.key(0), (*SEGMENTS.shape, config.d_model))
+    direction = jax.random.normal(jax.random.key(1), (17,))
+
+    @jax.jit
+    def influence(params, inputs):
+        def outputs(inputs):
+            return nnx.merge(graph, params)(inputs, POSITIONS, SEGMENTS, CONDITIONS, attend=attend)[:, :, 0] @ direction
+
+        return jnp.abs(jax.jacrev(outputs)(inputs)).max(-1)  # [B, T, B, T]
+
+    got = influence(params, inputs)
+    row, time = np.indices(SEGMENTS.shape).reshape(2, -1)
+    for b, t in zip(row, time, strict=True):
+        if SEGMENTS[b, t]:  # nothing reads what padding says
+            same = (SEGMENTS[b, t] == SEGMENTS) & (np.arange(SEGMENTS.shape[1]) <= t)
+            same &= (np.arange(2) == b)[:, None]
+            np.testing.assert_array_equal(got[b, t] > 0, same)
+
+
+def test_remat_changes_nothing(config, make_params):
+    _, params = make_params(config)
+
+    def loss_and_grads(config):
+        graph = abstract_model(config).graph
+
+        def loss(params, key):
+            model = nnx.merge(graph, params)
+            return jnp.sum(jnp.sin(model(TOKENS, POSITIONS, SEGMENTS, CONDITIONS, dropout_key=key)))
+
+        return jax.jit(jax.value_and_grad(loss))(params, jax.random.key(0))
+
+    config = dataclasses.replace(config, dropout=0.2)
+    plain, remat = (loss_and_grads(dataclasses.replace(config, remat=remat)) for remat in (False, True))
+    for ours, other in zip(jax.tree.leaves(remat), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(ours, other, rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_needs_a_key(make_config, make_params):
+    args = TOKENS, POSITIONS, SEGMENTS, CONDITIONS
+    with_rate, without = (make_params(make_config(dropout=rate)) for rate in (0.5, 0.0))
+    plain = forward(*without, *args)
+    np.testing.assert_array_equal(forward(*with_rate, *args), plain)
+    np.testing.assert_array_equal(forward(*without, *args, dropout_key=jax.random.key(0)), plain)
+    one, again, other = (forward(*with_rate, *args, dropout_key=jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - plain).max() > 0.1
+    assert np.abs(one - other).max() > 0.1
+
+
+def test_bfloat16_stays_near(make_config, make_params):
+    args = TOKENS, POSITIONS, SEGMENTS, CONDITIONS
+    exact = forward(*make_params(make_config()), *args)
+    half = forward(abstract_model(make_config(dtype="bfloat16")).graph, make_params(make_config())[1], *args)
+    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(half, exact, atol=0.1 * np.abs(exact).max())
+
+
+def test_a_fresh_network_guesses(config):
+    params = jax.jit(lambda key: init_params(config, key))(jax.random.key(0))
+    assert abs(float(jnp.std(params["embedding"])) - 1) < 0.1
+    logits = forward(abstract_model(config).graph, params, TOKENS, POSITIONS, SEGMENTS, CONDITIONS)
+    assert 0.3 < float(jnp.std(logits)) < 3
+    other = jax.jit(lambda key: init_params(config, key))(jax.random.key(1))
+    assert fingerprint(params) != fingerprint(other)
+
+
+@pytest.mark.parametrize("preset", ["remi_composer", "remi_modern"])
+def test_full_size_presets(preset):
+    spec = TokenSpec("remi", 1, 419, 0, 1, 2, {"all": (0, 419)})
+    composers = Vocabulary("categorical", tuple(map(str, range(238))), (1,) * 238)
+    fields = importlib.import_module(f"configs.{preset}").get_config().to_dict()
+    config = transformer_config(TrainConfig.from_json(fields), Card(spec, {}, {"composer": composers}))
+    model = abstract_model(config)
+    size = sum(x.size for x in jax.tree.leaves(model.shapes)) - 239 * 512
+    # Row R4's 25.4 M: 8 layers of (512 · 4 · 512 + 2 · 512 · 2048 weights), embeddings, biases and norms.
+    assert abs(size / 25.4e6 - 1) < (0.002 if preset == "remi_composer" else 0.05)
+    args = [jax.ShapeDtypeStruct((2, 8192, *more), jnp.int32) for more in ((1,), (), ())]
+    conditions = {"composer": jax.ShapeDtypeStruct((2, 3), jnp.int32)}
+    out = jax.eval_shape(lambda p, *a: nnx.merge(model.graph, p)(*a), model.shapes, *args, conditions)
+    assert out.shape == (2, 8192, 1, 419)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"d_model": 30}, {"num_heads": 32}, {"num_kv_heads": 3}, {"norm": "x"}, {"activation": "x"}, {"dtype": "x"}],
+)
+def test_impossible_sizes_are_refused(make_config, fields):
+    with pytest.raises(ValueError, match=next(iter(fields)).removeprefix("num_")):
+        make_config(**fields)
