@@ -37,6 +37,38 @@ def write_dataset():
     return _write_dataset
 
 
+@pytest.fixture(scope="session")
+def make_run(write_dataset):
+    """A function that makes a dataset and a run of a tiny untrained model: folder, pieces, fields -> RunFolder."""
+
+    def make(folder: Path, pieces: list[np.ndarray], **fields):
+        import jax
+
+        from amt_jax.model.params import init_params
+        from amt_jax.tokens.symbolic import SymbolicTokenizer
+        from amt_jax.training.checkpoint import Checkpoints
+        from amt_jax.training.config import TrainConfig, transformer_config
+        from amt_jax.training.run_folder import RunFolder
+        from amt_jax.training.step import TrainState
+        from configs import demo
+
+        tokenizer = SymbolicTokenizer.create("remi")
+        card = write_dataset(folder / "dataset", pieces, spec=tokenizer.spec, values=("A", "B, C", OTHER))
+        tokenizer.save(folder / "dataset")
+        wanted = demo.get_config().to_dict() | {"dataset": str(folder / "dataset"), "context": 64} | fields
+        wanted["model"] |= {"num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "d_model": 32, "d_ff": 32}
+        config, run = TrainConfig.from_json(wanted), RunFolder(folder / "run")
+        run.create(config, card)
+        params = jax.jit(lambda key: init_params(transformer_config(config, card), key))(jax.random.key(0))
+        checkpoints = Checkpoints(run.checkpoints_path, keep=1)
+        checkpoints.save(TrainState(params, {"none": np.zeros(1)}, np.int32(7)), 0, 3.0)
+        checkpoints.wait()
+        checkpoints.close()
+        return run
+
+    return make
+
+
 def _make_pieces(lengths, seed=0) -> list[np.ndarray]:
     random = np.random.default_rng(seed)
     return [random.integers(3, 80, length) for length in lengths]
