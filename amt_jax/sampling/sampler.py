@@ -191,7 +191,10 @@ class Sampler:
     def __init__(self, config: TransformerConfig, params, spec: TokenSpec, grammar: Grammar, *, max_batch: int = 32):
         if config.num_streams != 1:
             raise ValueError("the sampler decodes one token stream")
-        self.config, self.params, self.spec, self.max_batch = config, params, spec, max_batch
+        self.config, self.spec, self.max_batch = config, spec, max_batch
+        # Whatever the programs take is committed to a device, as what they return is: otherwise each is compiled twice.
+        self.device = jax.devices()[0]
+        self.params = jax.device_put(params, self.device)
         self.graph = abstract_model(config).graph
         self.grammar = grammar
 
@@ -258,6 +261,7 @@ class Sampler:
             seen=jnp.asarray(seen),
             clock=clock,
         )
+        state, plan = jax.device_put((state, plan), self.device)
         whole = min(context, _power_of_two(bucket.width + bucket.budget))
         state = self._open_window(state, plan, bucket.width, max(min(SMALLEST_WINDOW, whole), 2 * bucket.width))
         count = 0
@@ -321,7 +325,7 @@ class Sampler:
             cache=filled,
             logits=logits,
             window=jnp.pad(prompt, ((0, 0), (0, slots - keep)), constant_values=self.spec.pad),
-            index=jnp.int32(keep),
+            index=jax.device_put(np.int32(keep), self.device),
             first=first,
         )
 

@@ -38,7 +38,7 @@ class GenerationSettings:
             except (TypeError, ValueError, OverflowError):
                 raise UserError(f"{field.name} is {'a whole ' if kind is int else 'a '}number, not {value!r}") from None
             if not low <= number <= high:
-                raise UserError(f"{field.name} is between {low:g} and {high:g}, not {number:g}")
+                raise UserError(f"{field.name} is between {low:.10g} and {high:.10g}, not {number:.10g}")
             object.__setattr__(self, field.name, number)
 
     @classmethod

@@ -303,6 +303,17 @@ def test_a_second_call_compiles_nothing(setup, prompts, caplog):
         assert [message for message in caplog.messages if "XLA compilation" in message]  # the listener hears
 
 
+def test_a_bucket_is_compiled_once(setup, caplog, monkeypatch):
+    monkeypatch.setattr(sampler, "STEPS_A_DISPATCH", 8)
+    shares = []
+    request = Request(GenerationSettings(seconds=600, max_tokens=30, top_k=3))
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        list(setup.sampler.generate([request] * 2, shares.append))
+    assert len(shares) == 4
+    compiled = [message for message in caplog.messages if "Finished XLA compilation of jit(decode)" in message]
+    assert len(compiled) == 1
+
+
 def test_buckets(setup, prompts):
     def bucket(*fields, **more):
         return setup.sampler.bucket([Request(GenerationSettings(**each), **more) for each in fields])
