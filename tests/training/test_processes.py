@@ -146,7 +146,7 @@ def test_what_a_person_gets_wrong_is_one_line_and_code_2(tmp_path, command, writ
         "(did you mean 'optimizer.learning_rate'": command(run, "--config.optimizer.lerning_rate=1"),
         "(did you mean '--run'": command(run, "--runs=3"),
         "(did you mean 'demo'": command(run, "--config=demos"),
-        "no config file nowhere.py": command(run, "--config=nowhere.py"),
+        "neither a file nor a name": command(run, "--config=nowhere.py"),
         "invalid literal for int()": command(run, "--config.steps=many"),
         "overrides look like": command(run, "surprise"),
         "give --config, for example --config=demo": ["-m", "amt_jax.train", f"--run={run}"],
