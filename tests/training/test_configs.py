@@ -44,11 +44,9 @@ def test_configs_are_found_by_name_and_path(tmp_path, monkeypatch):
     assert by_name == load_config("configs/demo.py")
     monkeypatch.chdir(tmp_path)
     assert by_name == load_config("configs/demo.py") == load_config("demo")
-    (tmp_path / "mine.py").write_text(
-        "from configs import demo\n\n\ndef get_config(arg):\n    config = demo.get_config()\n    config.seed = int(arg)\n"
-        "    return config\n"
-    )
-    assert load_config(f"{tmp_path}/mine.py:7") == by_name | {"seed": 7}
+    lines = "from configs import demo", "def get_config(arg):", "    return demo.get_config() if arg == '7' else None"
+    (tmp_path / "mine.py").write_text("\n".join(lines))
+    assert load_config(f"{tmp_path}/mine.py:7") == by_name
     with pytest.raises(UserError, match=r"no config .*demo.*: neither a file nor a name"):
         load_config(f"{tmp_path}/demo.py")
 
