@@ -91,7 +91,10 @@ def serve_generation(vocab_size, num_layers, num_heads, d_model, d_ff, context):
         pad_token_id=0,
     )
     model = transformers.LlamaForCausalLM(config).eval()
-    yield {"parameters": model.num_parameters(), "version": f"{torch.__version__}, transformers {transformers.__version__}"}
+    yield {
+        "parameters": model.num_parameters(),
+        "version": f"{torch.__version__}, transformers {transformers.__version__}",
+    }
     while True:
         command = yield from receive()
         prompt = torch.randint(3, vocab_size, (command["batch"], command["prompt"]))

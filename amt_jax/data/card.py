@@ -88,7 +88,9 @@ class Vocabulary:
         for value in self.values:
             if value.casefold() == name.strip().casefold():
                 return value
-        raise UserError(f"unknown {condition} {near(name, list(self.values))}; this model knows: {', '.join(self.values)}")
+        raise UserError(
+            f"unknown {condition} {near(name, list(self.values))}; this model knows: {', '.join(self.values)}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +151,9 @@ class Card:
         """The split `name`; UserError if the dataset has none or it is empty."""
         if name not in self.splits or not self.splits[name].records:
             filled = [name for name, split in self.splits.items() if split.records]
-            raise UserError(f"the dataset has no records in split {name!r}; it has {', '.join(filled) or 'none at all'}")
+            raise UserError(
+                f"the dataset has no records in split {name!r}; it has {', '.join(filled) or 'none at all'}"
+            )
         return self.splits[name]
 
     def lengths(self, folder: str | os.PathLike, split: str) -> np.ndarray:
@@ -174,7 +178,9 @@ class Card:
                 if not path.exists():
                     raise UserError(f"shard {path} is missing; copy it again or prepare the dataset again")
                 if file_sha256(path) != shard.sha256:
-                    raise UserError(f"shard {path} is damaged (sha256 differs); copy it again or prepare the dataset again")
+                    raise UserError(
+                        f"shard {path} is damaged (sha256 differs); copy it again or prepare the dataset again"
+                    )
 
 
 def file_sha256(path: str | os.PathLike) -> str:

@@ -1,6 +1,6 @@
 """Causal attention within segments: a plain reference and a blockwise form that never holds a [T, T] array.
 
-    B batch   T time   N query heads   K key/value heads   H head dim
+B batch   T time   N query heads   K key/value heads   H head dim
 """
 
 from __future__ import annotations
@@ -71,16 +71,14 @@ def blockwise_attend(query: jax.Array, key: jax.Array, value: jax.Array, segment
 
 
 def _blocks(length: int) -> list[tuple[int, int]]:
-    """Query blocks (first, stop): 128 wide skips most of the masked half at 512, wider ones keep long programs short."""
+    """Query blocks (first, stop): 128 wide skips most of the masked half at 512, wider ones keep programs short."""
     size = max(128, length // 16)
     return [(first, min(first + size, length)) for first in range(0, length, size)]
 
 
 def _scores(query, key, segments, first, stop):
     """Masked scores of one block of queries. -> [B, N, block, stop] float32."""
-    block = jnp.einsum(
-        "BNTH,BNSH->BNTS", query[:, :, first:stop], key[:, :, :stop], preferred_element_type=jnp.float32
-    )
+    block = jnp.einsum("BNTH,BNSH->BNTS", query[:, :, first:stop], key[:, :, :stop], preferred_element_type=jnp.float32)
     return jnp.where(visible(segments, first, stop), block, MASKED)
 
 
@@ -129,8 +127,8 @@ def cached_attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.
 
     Args:
       query: [B, N, H].
-      key, value: [B · K, S, H]; rows and heads share an axis because XLA's CPU compiler copies a whole cache a step when
-        it drops a batch axis of 1 between the write and the product.
+      key, value: [B · K, S, H]; rows and heads share an axis because XLA's CPU compiler copies the whole cache in every
+        step when it has to drop a batch axis of 1 between the write and the product.
       mask: [B, S] bool, the slots to attend to.
 
     Returns:

@@ -58,7 +58,7 @@ class Conditioning(nnx.Module):
 def drop_conditions(
     configs: tuple[ConditionConfig, ...], values: Mapping[str, jax.Array], key: jax.Array
 ) -> dict[str, jax.Array]:
-    """Sets each value to null with its condition's own probability, for classifier-free guidance (Ho & Salimans 2022)."""
+    """Sets values to null, each condition by its own probability: classifier-free guidance (Ho & Salimans 2022)."""
     dropped = dict(values)
     for index, config in enumerate(configs):
         kept = jax.random.bernoulli(jax.random.fold_in(key, index), 1 - config.dropout, values[config.name].shape)

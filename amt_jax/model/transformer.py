@@ -1,7 +1,7 @@
 """The decoder: token streams in, logits of the next tokens out.
 
-    B batch   T time   S cache slots   K token streams / key-value heads   N heads   H head dim
-    D model   F feed-forward   V vocabulary   L layers
+B batch   T time   S cache slots   K token streams / key-value heads   N heads   H head dim
+D model   F feed-forward   V vocabulary   L layers
 """
 
 from __future__ import annotations

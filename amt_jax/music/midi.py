@@ -114,6 +114,6 @@ def save(score: Score, path: str | os.PathLike, text: str | None = None) -> None
 
 
 def read_text(path: str | os.PathLike) -> str | None:
-    """The text that `save` put into a file, None if it carries none."""
+    """The text that `save` put into a file; a foreign file's marker at its start, or None."""
     markers = load(path).markers
     return markers[0].text if markers and markers[0].time == 0 else None

@@ -14,11 +14,6 @@ import jax.numpy as jnp
 Cache = list[tuple[jax.Array, jax.Array]]  # a (key, value) of [B · K, S, H] a layer
 
 
-def slots_needed(tokens: int, context: int, smallest: int = 512) -> int:
-    """The cache size for `tokens`: a power of two of at least `smallest`, at most `context`."""
-    return min(context, max(smallest, 1 << (tokens - 1).bit_length()))
-
-
 def fill(layers: list[tuple[jax.Array, jax.Array]], slots: int) -> Cache:
     """A cache of `slots` that begins with the keys and values of a prompt, each [B, T, K, H]."""
 

@@ -1,6 +1,6 @@
 """From logits to a token: repetition penalty, temperature, top-k, top-p, min-p, with a value a row.
 
-    B batch   V vocabulary   C candidates
+B batch   V vocabulary   C candidates
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def noise(seed: jax.Array, step: jax.Array, vocab_size: int) -> jax.Array:
     return jax.vmap(row)(seed)
 
 
-def sample(logits: jax.Array, noise: jax.Array, controls: Controls, max_candidates: int) -> jax.Array:
+def sample(logits: jax.Array, noise: jax.Array, controls: Controls, candidates: int) -> jax.Array:
     """Draws a token a row by the Gumbel-max trick.
 
     argmax(logits / temperature + noise) equals argmax(logits + temperature · noise), which is the likeliest token at
@@ -50,13 +50,13 @@ def sample(logits: jax.Array, noise: jax.Array, controls: Controls, max_candidat
       logits: [B, V] float32, forbidden tokens at -inf.
       noise: [B, V] Gumbel noise.
       controls: the rows' settings.
-      max_candidates: C, static; at least every row's top_k, or V where a row has top_k 0.
+      candidates: C, static; at least every row's top_k, or V where a row has top_k 0.
 
     Returns:
       [B] int32.
     """
-    values, ids = jax.lax.top_k(logits, max_candidates)  # sorted, [B, C]
-    rank = jnp.arange(max_candidates)
+    values, ids = jax.lax.top_k(logits, candidates)  # sorted, [B, C]
+    rank = jnp.arange(candidates)
     top_k = jnp.where(controls.top_k == 0, logits.shape[-1], controls.top_k)[:, None]
     kept = (rank < top_k) & (values > -jnp.inf)
     cooled = (values - values[:, :1]) / jnp.maximum(controls.temperature, 1e-6)[:, None]

@@ -28,6 +28,7 @@ from amt_jax.tokens.grammar import Grammar, GrammarState
 from amt_jax.tokens.spec import TokenSpec
 
 STEPS_A_DISPATCH = 128  # the compiled loop runs this long between two looks from the host
+SMALLEST_WINDOW = 512  # the window starts with so many slots and doubles up to the context
 MAX_CANDIDATES = 64  # top-k up to this is sampled among so many candidates; above it, or without top-k, among all
 
 
@@ -47,11 +48,37 @@ class Request:
 
 
 @dataclasses.dataclass(frozen=True)
+class Bucket:
+    """The sizes of a batch's programs. A row's music depends on its request and on these, nothing else.
+
+    Attributes:
+      rows: B, a power of two.
+      width: prompt slots.
+      guided: whether there is a null branch beside the conditioned one.
+      candidates: tokens looked at after top-k.
+      budget: new tokens at most, a power of two.
+    """
+
+    rows: int
+    width: int
+    guided: bool
+    candidates: int
+    budget: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
-    """One piece made: its new token ids without EOS, [T] uint16, and whether it came to its own end."""
+    """One piece made.
+
+    Attributes:
+      ids: new token ids without EOS. [T] uint16
+      bucket: the batch it was made in.
+      row: its row there.
+    """
 
     ids: np.ndarray
-    ended: bool
+    bucket: Bucket
+    row: int
 
 
 class DecodeState(NamedTuple):
@@ -107,8 +134,8 @@ def logits_rows(conditions, window):
     return next(iter(conditions.values())).shape[0] if conditions else window.shape[0]
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "grammar", "max_candidates", "pad"), donate_argnames=("state",))
-def decode(graph, params, plan: Plan, state: DecodeState, stop, *, grammar: Grammar, max_candidates, pad) -> DecodeState:
+@functools.partial(jax.jit, static_argnames=("graph", "grammar", "candidates", "pad"), donate_argnames=("state",))
+def decode(graph, params, plan: Plan, state: DecodeState, stop, *, grammar: Grammar, candidates, pad) -> DecodeState:
     """Samples tokens until `stop` of them, a full window, or the end of every row."""
     model: Transformer = nnx.merge(graph, params)
     batch, slots = state.window.shape
@@ -121,7 +148,7 @@ def decode(graph, params, plan: Plan, state: DecodeState, stop, *, grammar: Gram
         logits = guide(state.logits.reshape(-1, batch, state.logits.shape[-1]), plan.scales)
         logits = constraints.constrain(grammar, state.clock, logits, plan.begin, plan.end)
         logits = penalize(logits, state.seen, plan.controls.repetition_penalty)
-        drawn = sample(logits, noise(plan.controls.seed, state.count, logits.shape[-1]), plan.controls, max_candidates)
+        drawn = sample(logits, noise(plan.controls.seed, state.count, logits.shape[-1]), plan.controls, candidates)
         token = jnp.where(state.done, pad, drawn)
         done = state.done | (token == grammar.eos) | (state.count + 1 >= plan.max_tokens)
         window = jax.lax.dynamic_update_slice_in_dim(state.window, token[:, None], state.index, axis=1)
@@ -168,7 +195,7 @@ class Sampler:
         self.grammar = grammar
 
     def generate(
-        self, requests: Sequence[Request], progress: Callable[[int, float], None] = lambda tokens, done: None
+        self, requests: Sequence[Request], progress: Callable[[int, float], None] = lambda tokens, share: None
     ) -> list[Result]:
         """Makes all requests.
 
@@ -176,7 +203,7 @@ class Sampler:
 
         Args:
           requests: the pieces to make.
-          progress: called after each dispatch with the number of new tokens and the share of the work that is done.
+          progress: called after each dispatch with the batch's new tokens and the share of all work that is done.
 
         Returns:
           One result a request, in order.
@@ -184,100 +211,107 @@ class Sampler:
         results = []
         for start in range(0, len(requests), self.max_batch):
             chunk = requests[start : start + self.max_batch]
-            results += self._generate_batch(
-                chunk, lambda tokens, share, n=start, m=len(chunk): progress(tokens, (n + share * m) / len(requests))
-            )
+            report = functools.partial(_report, progress, start, len(chunk), len(requests))
+            results += self._generate_batch(chunk, self.bucket(chunk), report)
         return results
 
-    def _generate_batch(self, requests, progress):
+    def replay(self, request: Request, bucket: Bucket, row: int) -> Result:
+        """Makes one piece again as it was made in a batch: in the same bucket and row, whoever its neighbours were."""
+        return self._generate_batch([request] * bucket.rows, bucket, lambda tokens, share: None)[row]
+
+    def bucket(self, requests: Sequence[Request]) -> Bucket:
+        """The smallest bucket that holds `requests`."""
+        longest = 1 + max(len(request.prompt) for request in requests)
+        top_k = [request.settings.top_k for request in requests]
+        few = 0 < min(top_k) <= max(top_k) <= MAX_CANDIDATES
+        budget = max(request.settings.max_tokens for request in requests)
+        return Bucket(
+            rows=_power_of_two(len(requests)),
+            # A lone BOS needs one slot; other prompts share a few sizes, so that few programs are compiled.
+            width=1 if longest == 1 else min(self.config.context_length // 2, max(32, _power_of_two(longest))),
+            guided=any(self._asks_guidance(request) for request in requests),
+            candidates=min(MAX_CANDIDATES, self.spec.vocab_size) if few else self.spec.vocab_size,
+            budget=_power_of_two(budget),
+        )
+
+    def _generate_batch(self, requests, bucket, progress) -> list[Result]:
         context = self.config.context_length
-        rows = 1 << (len(requests) - 1).bit_length()
-        padded = [*requests, *[requests[-1]] * (rows - len(requests))]
+        padded = [*requests, *[requests[-1]] * (bucket.rows - len(requests))]
         prompts = [np.concatenate([[self.spec.bos], request.prompt]).astype(np.int32) for request in padded]
-        clock = constraints.start(self.grammar, prompts)
-        plan, max_candidates = self._plan(padded, jnp.copy(clock.seconds))  # the original is donated with the state
-        longest = max(len(prompt) for prompt in prompts)
-        # A lone BOS needs one slot; other prompts share a few sizes, so that few programs are compiled.
-        width = 1 if longest == 1 else min(context // 2, max(32, 1 << (longest - 1).bit_length()))
-        window = np.full((rows, width), self.spec.pad, np.int32)
-        first = np.zeros(rows, np.int32)
-        seen = np.zeros((rows, self.spec.vocab_size), bool)
+        window = np.full((bucket.rows, bucket.width), self.spec.pad, np.int32)
+        first = np.zeros(bucket.rows, np.int32)
+        seen = np.zeros((bucket.rows, self.spec.vocab_size), bool)
         for row, prompt in enumerate(prompts):
-            kept = prompt[-width:]
-            first[row] = width - len(kept)
+            kept = prompt[-bucket.width :]
+            first[row] = bucket.width - len(kept)
             window[row, first[row] :] = kept
             seen[row, prompt] = True
-        budget = max(request.settings.max_tokens for request in requests)
+        clock = constraints.start(self.grammar, prompts)
+        plan = self._plan(padded, bucket, jnp.copy(clock.seconds))  # the original is donated with the state
         state = DecodeState(
             cache=[],
             logits=jnp.zeros(0),
             window=jnp.asarray(window),
-            index=jnp.int32(width),
+            index=jnp.int32(bucket.width),
             first=jnp.asarray(first),
-            output=jnp.full((rows, 1 << (budget - 1).bit_length()), self.spec.pad, jnp.int32),
+            output=jnp.full((bucket.rows, bucket.budget), self.spec.pad, jnp.int32),
             count=jnp.int32(0),
-            done=jnp.arange(rows) >= len(requests),
+            done=jnp.arange(bucket.rows) >= len(requests),
             seen=jnp.asarray(seen),
             clock=clock,
         )
-        smallest = min(512, cache.slots_needed(width + budget, context, smallest=64))
-        state = self._open_window(state, plan, width, cache.slots_needed(width + 1, context, smallest))
+        whole = min(context, _power_of_two(bucket.width + bucket.budget))
+        state = self._open_window(state, plan, bucket.width, max(min(SMALLEST_WINDOW, whole), 2 * bucket.width))
+        count = 0
         while True:
-            stop = (int(state.count) // STEPS_A_DISPATCH + 1) * STEPS_A_DISPATCH
+            stop = min(count + STEPS_A_DISPATCH, bucket.budget)
             state = decode(
-                self.graph, self.params, plan, state, jnp.int32(min(stop, budget)),
-                grammar=self.grammar, max_candidates=max_candidates, pad=self.spec.pad,
+                self.graph, self.params, plan, state, jnp.int32(stop),
+                grammar=self.grammar, candidates=bucket.candidates, pad=self.spec.pad,
             )  # fmt: skip
-            count, index, done, clock = jax.device_get((state.count, state.index, state.done, state.clock.seconds))
-            progress(int(count), self._share(count, done, clock, plan, requests))
-            if done.all() or count >= budget:
+            count, index, done, seconds = jax.device_get((state.count, state.index, state.done, state.clock.seconds))
+            progress(int(count), _share(count, seconds, done, plan, len(requests)))
+            if done.all() or count >= bucket.budget:
                 break
-            if index == state.window.shape[1]:
-                if index < context:
-                    slots = min(2 * int(index), context)
-                    extra = ((0, 0), (0, slots - int(index)))
-                    state = state._replace(cache=cache.grow(state.cache, slots), window=jnp.pad(state.window, extra))
-                else:
-                    state = self._open_window(state, plan, context // 2, context)
+            if index == context:
+                state = self._open_window(state, plan, context // 2, context)
+            elif index == state.window.shape[1]:
+                slots = min(2 * int(index), context)
+                window = jnp.pad(state.window, ((0, 0), (0, slots - int(index))))
+                state = state._replace(cache=cache.grow(state.cache, slots), window=window)
         output = jax.device_get(state.output)[: len(requests), : int(count)]
-        return [self._result(row) for row in output]
+        return [Result(self._strip(ids), bucket, row) for row, ids in enumerate(output)]
 
-    def _plan(self, requests: Sequence[Request], begin: jax.Array) -> tuple[Plan, int]:
-        """Arrays of a row a request; a null branch for guidance only where some row asks for it."""
-        settings = [request.settings for request in requests]
-        column = {
-            field.name: np.array([getattr(s, field.name) for s in settings])
-            for field in dataclasses.fields(GenerationSettings)
-        }
-        controls = Controls(
-            seed=jnp.asarray(column["seed"], jnp.uint32),
-            top_k=jnp.asarray(np.minimum(column["top_k"], self.spec.vocab_size), jnp.int32),
-            **{
-                name: jnp.asarray(column[name], jnp.float32)
-                for name in ("temperature", "top_p", "min_p", "repetition_penalty")
-            },
-        )
-        guided = [
-            request.settings.guidance != 1 and any(request.conditions.get(c.name) for c in self.config.conditions)
-            for request in requests
-        ]
+    def _plan(self, requests: Sequence[Request], bucket: Bucket, begin: jax.Array) -> Plan:
+        """Arrays of a row a request."""
+
+        def column(name: str, dtype) -> jax.Array:
+            return jnp.asarray([getattr(request.settings, name) for request in requests], dtype)
+
         conditions = {}
         for condition in self.config.conditions:
             asked = np.array([request.conditions.get(condition.name, NULL) for request in requests], np.int32)
-            branches = [np.zeros_like(asked), asked] if any(guided) else [asked]
+            branches = [np.full_like(asked, NULL), asked] if bucket.guided else [asked]
             conditions[condition.name] = jnp.asarray(np.concatenate(branches)[:, None])
-        scales = np.where(guided, column["guidance"], 1.0)[None] if any(guided) else np.zeros((0, len(requests)))
-        bounded = bool(np.all((column["top_k"] > 0) & (column["top_k"] <= MAX_CANDIDATES)))
-        max_candidates = min(MAX_CANDIDATES, self.spec.vocab_size) if bounded else self.spec.vocab_size
-        plan = Plan(
-            controls,
-            jnp.asarray(scales, jnp.float32),
-            conditions,
-            jnp.asarray(column["max_tokens"], jnp.int32),
-            begin,
-            begin + jnp.asarray(column["seconds"], jnp.float32),
+        return Plan(
+            controls=Controls(
+                seed=column("seed", jnp.uint32),
+                temperature=column("temperature", jnp.float32),
+                top_k=jnp.minimum(column("top_k", jnp.int32), self.spec.vocab_size),
+                top_p=column("top_p", jnp.float32),
+                min_p=column("min_p", jnp.float32),
+                repetition_penalty=column("repetition_penalty", jnp.float32),
+            ),
+            scales=column("guidance", jnp.float32)[None] if bucket.guided else jnp.zeros((0, len(requests))),
+            conditions=conditions,
+            max_tokens=column("max_tokens", jnp.int32),
+            begin=begin,
+            end=begin + column("seconds", jnp.float32),
         )
-        return plan, max_candidates
+
+    def _asks_guidance(self, request: Request) -> bool:
+        asked = any(request.conditions.get(condition.name, NULL) != NULL for condition in self.config.conditions)
+        return asked and request.settings.guidance != 1
 
     def _open_window(self, state: DecodeState, plan: Plan, keep: int, slots: int) -> DecodeState:
         """Makes the last `keep` tokens of the window the prompt of a new one."""
@@ -293,15 +327,21 @@ class Sampler:
             first=first,
         )
 
-    def _share(self, count, done, clock, plan, requests) -> float:
-        """The share of the work done: of the slowest row, by its clock or its tokens, whichever is further."""
-        rows = len(requests)
-        begin, end = np.asarray(plan.begin)[:rows], np.asarray(plan.end)[:rows]
-        share = np.maximum((clock[:rows] - begin) / (end - begin), count / np.asarray(plan.max_tokens)[:rows])
-        return float(np.min(np.where(done[:rows], 1, np.clip(share, 0, 1))))
+    def _strip(self, ids: np.ndarray) -> np.ndarray:
+        """A row of output up to its EOS, without what stands after it."""
+        return ids[~np.isin(ids, (self.spec.eos, self.spec.pad))].astype(np.uint16)
 
-    def _result(self, row: np.ndarray) -> Result:
-        ended = np.flatnonzero(row == self.spec.eos)
-        stop = ended[0] if len(ended) else len(row)
-        ids = row[:stop]
-        return Result(ids[ids != self.spec.pad].astype(np.uint16), bool(len(ended)))
+
+def _report(progress, start: int, rows: int, total: int, tokens: int, share: float) -> None:
+    progress(tokens * rows, (start + share * rows) / total)
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+def _share(count, seconds, done, plan: Plan, rows: int) -> float:
+    """The share of the work done: that of the slowest row, by its clock or by its tokens, whichever is further."""
+    begin, end, max_tokens = (np.asarray(x)[:rows] for x in (plan.begin, plan.end, plan.max_tokens))
+    share = np.maximum((seconds[:rows] - begin) / (end - begin), count / max_tokens)
+    return float(np.min(np.where(done[:rows], 1, np.clip(share, 0, 1))))

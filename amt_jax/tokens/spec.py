@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ class TokenSpec:
         covered = sorted(ranges.values())
         if covered and (covered[0][0] != 0 or covered[-1][1] != base):
             raise ValueError(f"ranges cover {covered[0][0]}..{covered[-1][1]}, the base vocabulary is 0..{base}")
-        for (_, stop), (first, _) in zip(covered, covered[1:], strict=False):
+        for (_, stop), (first, _) in itertools.pairwise(covered):
             if stop != first:
                 raise ValueError(f"ranges overlap or leave a gap at id {stop}")
 
@@ -51,7 +52,7 @@ class TokenSpec:
         return self.vocab_size - len(self.merges)
 
     def type_ids(self) -> np.ndarray:
-        """The token type of every id as an index into `list(ranges)`; a merge counts as its first token's. [V] int32."""
+        """Index into `list(ranges)` of every id; a BPE id counts as its first base id's. [V] int32."""
         types = np.zeros(self.vocab_size, np.int32)
         for index, (first, stop) in enumerate(self.ranges.values()):
             types[first:stop] = index

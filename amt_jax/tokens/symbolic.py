@@ -15,6 +15,7 @@ from symusic import Note, Score, Tempo, Track
 
 from amt_jax.errors import UserError, near
 from amt_jax.music.midi import MidiError
+from amt_jax.tokens.encoder import Encoder
 from amt_jax.tokens.spec import TokenSpec
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class SymbolicTokenizer:
         vocabulary = tokenizer.vocab
         self.names = tuple(sorted(vocabulary, key=vocabulary.get))
         self.spec = self._make_spec()
+        self._encoder = Encoder(self.names)
 
     @classmethod
     def create(cls, preset: str) -> SymbolicTokenizer:
@@ -120,15 +122,18 @@ class SymbolicTokenizer:
         then pitch; of two notes with one onset and pitch the longer stays. Ends with the last note.
         Raises MidiError if nothing is left to encode.
         """
+        ids = self._encoder.encode(self.preprocess(score))
+        return self.merge(ids) if merge else ids
+
+    def preprocess(self, score: Score) -> Score:
+        """The score as the ids will hold it: on MidiTok's grid, ordered. Raises MidiError if nothing is left."""
         score = self._tokenizer.preprocess_score(self._reduce(score))
         positions = 2 * max(signature.denominator for signature in score.time_signatures)
         if score.ticks_per_quarter != positions:
             # MidiTok chose the grid for an x/8 signature that it then dropped: times off the x/4 grid would remain.
             score = self._tokenizer.preprocess_score(score)
         _tidy(score)
-        tokens = self._tokenizer.encode(score, encode_ids=False, no_preprocess_score=True)
-        ids = np.array((tokens if self._preset.programs else tokens[0]).ids, np.uint16)
-        return self.merge(ids) if merge else ids
+        return score
 
     def decode(self, ids: np.ndarray) -> Score:
         """The score of token ids, however they came about; specials and unknown ids are dropped. [T] -> Score."""
@@ -193,8 +198,8 @@ class SymbolicTokenizer:
             track = Track(program=program % DRUMS, is_drum=program == DRUMS)
             track.notes = Note.from_numpy(**{name: values[order] for name, values in notes.items()})
             reduced.tracks.append(track)
-        reduced.tempos = score.tempos
-        reduced.time_signatures = score.time_signatures
+        reduced.tempos = score.tempos.sort(inplace=False)
+        reduced.time_signatures = score.time_signatures.sort(inplace=False)
         return reduced
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import time
 
 import numpy as np
 import pytest
@@ -104,6 +105,21 @@ def test_remi_is_one_piano_without_drums():
     del score.tracks[:3]
     with pytest.raises(midi.MidiError, match="nothing but drums"):
         TOKENIZERS["remi"].encode(score)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_damaged_files_that_load_encode_quickly(preset, make_score):
+    rng = random.Random(2)
+    encoded = 0
+    for seed in range(200):
+        data = bytearray(make_score(seed).dumps_midi())
+        for _ in range(rng.randrange(1, 4)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        start = time.perf_counter()
+        with contextlib.suppress(midi.MidiError):
+            encoded += len(TOKENIZERS[preset].encode(midi.load_bytes(bytes(data)))) > 0
+        assert time.perf_counter() - start < 2
+    assert encoded > 20
 
 
 @pytest.mark.parametrize("preset", PRESETS)

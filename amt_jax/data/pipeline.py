@@ -1,0 +1,213 @@
+"""From dataset folder to batches of numpy arrays.
+
+Glossary: B rows, T targets a row (the context), K streams, S the most segments a row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+from amt_jax.data.card import Card
+from amt_jax.data.plan import Plan, TrainPlan
+from amt_jax.data.record import Record
+from amt_jax.errors import UserError
+from amt_jax.tokens.spec import TokenSpec
+
+AUGMENT = 1  # the purpose of a random stream, see plan.SHUFFLE
+
+Batch = dict[str, Any]
+
+
+class Records:
+    """The records of one split, by index, in the order of its shards."""
+
+    def __init__(self, folder: str | os.PathLike, card: Card, split: str):
+        self.card = card
+        self.lengths = card.lengths(folder, split)
+        paths = [str(Path(folder) / shard.file) for shard in card.split(split).shards]
+        missing = [path for path in paths if not os.path.exists(path)]
+        if missing:
+            raise UserError(f"shard {missing[0]} is missing; copy it again or prepare the dataset again")
+        try:
+            self._source = ArrayRecordDataSource(paths)
+        except Exception as error:  # array_record raises whatever its C++ side had to say
+            raise UserError(f"cannot read the shards of split {split!r} in {folder} ({error})") from error
+        if len(self._source) != len(self.lengths):
+            raise UserError(f"the shards of split {split!r} in {folder} do not fit dataset.json; copy them again")
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Record:
+        record = Record.from_bytes(self._source[index])
+        if len(record.ids) != self.lengths[index]:
+            raise UserError(
+                f"record {index} ({record.source}) does not fit its lengths file; prepare the dataset again"
+            )
+        return record
+
+    def condition_ids(self, record: Record) -> dict[str, int]:
+        """The id of each of the card's conditions, 0 (null) where the record has none."""
+        return {name: table.id(record.conditions.get(name)) for name, table in self.card.conditions.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How far a piece may be varied, drawn once an epoch for a whole piece.
+
+    Attributes:
+      transpose: semitones up or down, as far as the whole piece stays in range; drums stay.
+      tempo: steps of the tempo vocabulary, clipped to it.
+      velocity: steps of the velocity vocabulary, clipped to it.
+    """
+
+    transpose: int = 0
+    tempo: int = 0
+    velocity: int = 0
+
+    def check(self, spec: TokenSpec) -> None:
+        """Raises UserError if the vocabulary cannot be varied by id arithmetic."""
+        for field, kind in (("transpose", "Pitch"), ("tempo", "Tempo"), ("velocity", "Velocity")):
+            amount = getattr(self, field)
+            if amount < 0:
+                raise UserError(f"augmentation.{field} is {amount}; it must be 0 (off) or more")
+            if amount and spec.merges:
+                # A shifted piece merges into another number of tokens, but the plan was made from lengths.
+                raise UserError(
+                    f"augmentation.{field} needs base tokens; prepare the dataset without --bpe, or set it to 0"
+                )
+            if amount and kind not in spec.ranges:
+                raise UserError(f"augmentation.{field}: the {spec.name} vocabulary has no {kind} tokens; set it to 0")
+
+    def apply(self, ids: np.ndarray, spec: TokenSpec, random: np.random.Generator) -> np.ndarray:
+        """Varies a piece. [T] -> [T], same dtype."""
+        ids = ids.copy()
+        original = ids.copy()
+        if self.transpose:
+            first, stop = spec.ranges["Pitch"]
+            pitches = (original >= first) & (original < stop)
+            if pitches.any():
+                low, high = int(original[pitches].min()), int(original[pitches].max())
+                shift = random.integers(max(-self.transpose, first - low), min(self.transpose, stop - 1 - high) + 1)
+                ids[pitches] = original[pitches] + shift
+        for amount, kind in ((self.tempo, "Tempo"), (self.velocity, "Velocity")):
+            if amount:
+                first, stop = spec.ranges[kind]
+                chosen = (original >= first) & (original < stop)
+                shift = random.integers(-amount, amount + 1)
+                ids[chosen] = np.clip(original[chosen].astype(np.int64) + shift, first, stop - 1)
+        return ids
+
+
+class Rows:
+    """The rows of a plan as arrays, by row number: the same whoever asks."""
+
+    def __init__(self, records: Records, plan: Plan, augmentation: Augmentation | None = None, seed: int = 0):
+        for name, table in records.card.conditions.items():
+            if table.kind != "categorical":
+                raise UserError(f"condition {name!r} is of kind {table.kind!r}; only categorical ones can be read")
+        augmentation = augmentation or Augmentation()
+        augmentation.check(records.card.spec)
+        self.records, self.plan, self.augmentation, self.seed = records, plan, augmentation, seed
+
+    def __getitem__(self, index: int) -> Batch:
+        """Row `index`: the arrays of the contract in `batches`, without B."""
+        spec, plan = self.records.card.spec, self.plan
+        epoch, spans = plan.row(index)
+        shape = (plan.context, spec.num_streams)
+        inputs, targets = np.full(shape, spec.pad, np.int32), np.full(shape, spec.pad, np.int32)
+        segments, positions = np.zeros(plan.context, np.int32), np.zeros(plan.context, np.int32)
+        weights = np.zeros(plan.context, np.float32)
+        conditions = {name: np.zeros(plan.max_segments, np.int32) for name in self.records.card.conditions}
+        at = 0
+        for segment, span in enumerate(spans):
+            record = self.records[span.record]
+            sequence = self._sequence(record.ids, epoch, span.record)
+            count = span.stop - span.start
+            here = slice(at, at + count)
+            inputs[here] = sequence[span.start : span.stop]
+            targets[here] = sequence[span.start + 1 : span.stop + 1]
+            segments[here] = segment + 1
+            positions[here] = np.arange(count)
+            weights[at + span.scored - span.start : at + count] = 1
+            for name, value in self.records.condition_ids(record).items():
+                conditions[name][segment] = value
+            at += count
+        return {
+            "inputs": inputs,
+            "targets": targets,
+            "segments": segments,
+            "positions": positions,
+            "weights": weights,
+            "conditions": conditions,
+        }
+
+    def _sequence(self, ids: np.ndarray, epoch: int, record: int) -> np.ndarray:
+        """BOS, the piece as this epoch varies it, EOS. [L + 2, K]"""
+        spec = self.records.card.spec
+        if self.augmentation != Augmentation():
+            ids = self.augmentation.apply(ids, spec, np.random.default_rng([self.seed, epoch, AUGMENT, record]))
+        sequence = np.empty((len(ids) + 2, spec.num_streams), np.int32)
+        sequence[0], sequence[1:-1], sequence[-1] = spec.bos, ids.reshape(len(ids), spec.num_streams), spec.eos
+        return sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class _Share:
+    """One process's rows of every global batch, as the random-access source that Grain reads."""
+
+    rows: Rows
+    start: int
+    length: int
+    batch_size: int
+    process: int
+    processes: int
+
+    def __len__(self) -> int:
+        return self.length * self.local
+
+    @property
+    def local(self) -> int:
+        return self.batch_size // self.processes
+
+    def __getitem__(self, index: int) -> Batch:
+        batch, slot = divmod(index, self.local)
+        return self.rows[self.start + batch * self.batch_size + self.process * self.local + slot]
+
+
+def batches(
+    rows: Rows, batch_size: int, *, start: int = 0, process: int = 0, processes: int = 1, threads: int = 4
+) -> grain.IterDataset[Batch]:
+    """Batches of one process: its contiguous share of each global batch of `batch_size` rows.
+
+    Endless for a training plan; one pass for an evaluation plan, whose last batch is filled with empty rows.
+
+    Args:
+      rows: the rows to read.
+      batch_size: rows of a global batch, over all processes.
+      start: global row to begin at; costs nothing.
+      process: this process's number.
+      processes: how many there are; divides batch_size.
+      threads: that read and build batches ahead.
+
+    Returns:
+      An iterable of {"inputs" [B, T, K], "targets" [B, T, K], "segments" [B, T] (0 padding, 1.. the piece in the
+      row), "positions" [B, T] (from 0 in each segment), all int32, "weights" [B, T] float32 (1 where the target
+      counts), "conditions": {name: [B, S] int32, the id of segment s at s - 1}}, B = batch_size / processes.
+    """
+    if batch_size < 1 or batch_size % processes:
+        raise UserError(f"batch_size {batch_size} cannot be shared by {processes} processes; make it a multiple")
+    if isinstance(rows.plan, TrainPlan):
+        length = (2**62 - start) // batch_size
+    else:
+        length = -(-(len(rows.plan.rows) - start) // batch_size)
+    share = _Share(rows, start, length, batch_size, process, processes)
+    dataset = grain.MapDataset.source(share).batch(share.local)
+    return dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))

@@ -1,0 +1,224 @@
+"""The configuration of a training run as frozen dataclasses: no field is optional, none can be misspelt."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from amt_jax.data.card import Card
+from amt_jax.data.pipeline import Augmentation
+from amt_jax.errors import UserError, near
+from amt_jax.model.conditioning import ConditionConfig
+from amt_jax.model.transformer import TransformerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The fields of TransformerConfig that a config file gives; the others come from the dataset and `context`.
+
+    `dtype` may be "auto": bfloat16 on accelerators, float32 on a CPU.
+    """
+
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    d_model: int
+    d_ff: int
+    dropout: float
+    norm: str
+    activation: str
+    qk_norm: bool
+    bias: bool
+    rope_theta: float
+    remat: bool
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay.
+
+    Attributes:
+      learning_rate: the peak.
+      warmup: fraction of all steps over which it rises from 0.
+      final: the last learning rate as a fraction of the peak.
+      b1: decay of the gradients' mean.
+      b2: decay of the gradients' variance.
+      weight_decay: of linear layers' kernels, a unit of learning rate.
+      clip_norm: the largest global norm of the gradients.
+    """
+
+    learning_rate: float
+    warmup: float
+    final: float
+    b1: float
+    b2: float
+    weight_decay: float
+    clip_norm: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditionSettings:
+    """How a condition enters: factor on its embedding, probability of null a segment and step."""
+
+    scale: float
+    dropout: float
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each mesh axis; -1 for data takes all that are left."""
+
+    data: int
+    fsdp: int
+    tensor: int
+    sequence: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+      dataset: dataset folder.
+      init: run folder whose best weights to start from, empty for random ones.
+      seed: of initial weights, order of data, augmentation and dropout.
+      context: tokens a row.
+      batch_size: rows a microbatch, over all devices.
+      accumulation: microbatches a step.
+      steps: length of the run in steps, or 0 to give it in epochs.
+      epochs: length of the run in epochs, or 0 to give it in steps.
+      label_smoothing: share of the target spread over the vocabulary.
+      token_dropout: share of input tokens replaced by PAD.
+      validate_every: steps between validations, 0 for the end of every epoch.
+      save_every: steps between checkpoints, 0 for the end of every epoch.
+      save_minutes: a checkpoint is never older than this many minutes.
+      keep: newest checkpoints kept, besides the best.
+      log_every: steps between lines of metrics.jsonl.
+      model: the network.
+      optimizer: the optimizer.
+      conditions: name -> settings; a condition that the dataset lacks is left out.
+      augmentation: variation of pieces.
+      mesh: devices along each axis.
+    """
+
+    dataset: str
+    init: str
+    seed: int
+    context: int
+    batch_size: int
+    accumulation: int
+    steps: int
+    epochs: float
+    label_smoothing: float
+    token_dropout: float
+    validate_every: int
+    save_every: int
+    save_minutes: float
+    keep: int
+    log_every: int
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    conditions: Mapping[str, ConditionSettings]
+    augmentation: Augmentation
+    mesh: MeshConfig
+
+    def __post_init__(self):
+        for name in ("context", "batch_size", "accumulation", "keep", "log_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"config.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("steps", "epochs", "validate_every", "save_every", "save_minutes", "seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"config.{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("label_smoothing", "token_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"config.{name} is {getattr(self, name)}; it must be in [0, 1)")
+        if bool(self.steps) == bool(self.epochs):
+            raise UserError("give the run's length once: config.steps or config.epochs, and 0 for the other")
+
+    @property
+    def rows_per_step(self) -> int:
+        return self.batch_size * self.accumulation
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TrainConfig:
+        """Builds the config; UserError for an unknown, missing or ill-typed field, with its near names."""
+        return _build(cls, data, "config")
+
+
+def _build(kind: Any, value: Any, path: str) -> Any:
+    """`value` as `kind`: a dataclass from a mapping, a mapping of dataclasses, or a plain value of that type."""
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{path} is {value!r}; it must hold fields")
+        hints = typing.get_type_hints(kind)
+        for name in value:
+            if name not in hints:
+                raise UserError(f"unknown field {path}.{near(name, list(hints))}")
+        missing = [name for name in hints if name not in value]
+        if missing:
+            raise UserError(f"{path}.{missing[0]} is missing")
+        return kind(**{name: _build(hint, value[name], f"{path}.{name}") for name, hint in hints.items()})
+    if typing.get_origin(kind):
+        inner = typing.get_args(kind)[1]
+        return {name: _build(inner, item, f"{path}.{name}") for name, item in value.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise UserError(f"{path} is {value!r}; it must be of type {kind.__name__}")
+    return value
+
+
+def transformer_config(config: TrainConfig, card: Card) -> TransformerConfig:
+    """The network for a dataset: its vocabulary and conditions, everything else from the config."""
+    dtype = config.model.dtype
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    conditions = tuple(
+        ConditionConfig(name, card.conditions[name].size, settings.scale, settings.dropout)
+        for name, settings in config.conditions.items()
+        if name in card.conditions
+    )
+    fields = dataclasses.asdict(config.model) | {"dtype": dtype}
+    try:
+        return TransformerConfig(
+            vocab_size=card.spec.vocab_size,
+            num_streams=card.spec.num_streams,
+            context_length=config.context,
+            conditions=conditions,
+            **fields,
+        )
+    except ValueError as error:
+        raise UserError(f"config.model: {error}") from None
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]:
+    """Nested fields -> dotted name -> value."""
+    flat = {}
+    for name, value in data.items():
+        path = f"{prefix}.{name}"
+        flat |= flatten(value, path) if isinstance(value, Mapping) else {path: value}
+    return flat
+
+
+# What may change between the parts of one run: where the data lies (its content is compared by hash), on which
+# devices it runs, and how often it reports. The parameters do not depend on these, but for rounding.
+FREE = ("config.dataset", "config.mesh.", "config.save_every", "config.save_minutes", "config.keep",
+        "config.log_every", "config.validate_every")  # fmt: skip
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """What a resumed run may not change silently, one line a field: "config.seed: 0 -> 1"."""
+    before, after = flatten(old.to_json()), flatten(new.to_json())
+    return [
+        f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
+        for name in sorted(before | after)
+        if before.get(name) != after.get(name) and not name.startswith(FREE)
+    ]

@@ -1,0 +1,117 @@
+"""What a run tells: a progress bar, metrics.jsonl and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from amt_jax.training.run_folder import RunFolder
+
+
+def summarize(sums: Mapping[str, Any], types: list[str]) -> dict[str, Any]:
+    """Sums of a step (see step.sums) -> means a token: loss and smoothed_loss in nats, accuracy, loss a token type."""
+    count = max(float(sums["count"]), 1.0)
+    by_type = zip(types, np.asarray(sums["type_loss"]), np.asarray(sums["type_count"]), strict=True)
+    return {
+        "loss": float(sums["loss"]) / count,
+        "smoothed_loss": float(sums["smoothed_loss"]) / count,
+        "accuracy": float(sums["correct"]) / count,
+        "type_loss": {kind: float(loss / seen) for kind, loss, seen in by_type if seen},
+    }
+
+
+def add(total: Mapping[str, Any] | None, sums: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds a step's sums to a total, in float64 on the host."""
+    return {name: np.asarray(value, np.float64) + (total[name] if total else 0) for name, value in sums.items()}
+
+
+class Metrics:
+    """Writes a run's metrics; on all processes but the first it does nothing."""
+
+    def __init__(self, run: RunFolder, step: int, total_steps: int):
+        """Continues after `step`: what an interrupted run wrote about later steps is forgotten."""
+        self._active = jax.process_index() == 0
+        if not self._active:
+            return
+        keep_lines(run.metrics_path, step)
+        self._file = open(run.metrics_path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 closed in close()
+        self._board = SummaryWriter(str(run.tensorboard_path), purge_step=step + 1 if step else None)
+        # A bar that redraws itself belongs on a terminal; a log file gets a line now and then.
+        every = 0.5 if sys.stderr.isatty() else 20
+        self._bar = tqdm(total=total_steps, initial=step, unit="step", mininterval=every, dynamic_ncols=True)
+        self._last = (time.monotonic(), step)
+
+    def progress(self, step: int, loss: float) -> None:
+        """Moves the bar to `step`."""
+        if self._active:
+            self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            self._bar.update(step - self._bar.n)
+
+    def train(self, step: int, values: dict[str, Any], tokens_per_step: int) -> None:
+        """Writes a line of training metrics; the speed is that since the line before."""
+        if self._active:
+            now, (then, before) = time.monotonic(), self._last
+            self._last = (now, step)
+            values["tokens_per_second"] = round((step - before) * tokens_per_step / max(now - then, 1e-9), 1)
+            memory = memory_gb()
+            self._write(step, "train", values | ({"memory_gb": memory} if memory else {}))
+
+    def valid(self, step: int, values: dict[str, Any]) -> None:
+        """Writes a line of validation metrics and shows it."""
+        if self._active:
+            self._write(step, "valid", values)
+            self._last = (time.monotonic(), step)
+            self.say(
+                f"step {step}: validation loss {values['loss']:.4f} nats a token, accuracy {values['accuracy']:.3f}"
+            )
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bar."""
+        if self._active:
+            self._bar.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        if self._active:
+            self._bar.close()
+            self._board.close()
+            self._file.close()
+
+    def _write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        for name, value in values.items():
+            items = {f"{name}/{kind}": v for kind, v in value.items()} if isinstance(value, Mapping) else {name: value}
+            for label, number in items.items():
+                self._board.add_scalar(f"{split}/{label}", number, step)
+
+
+def keep_lines(path: Path, step: int) -> None:
+    """Drops the lines of metrics.jsonl after `step`, and a last line that was cut off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            continue
+    temporary = path.with_suffix(".jsonl.part")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def memory_gb() -> float | None:
+    """The most memory that a device has used so far, where the backend tells (CPUs do not)."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    return round(max(peaks) / 1e9, 3) if all(peaks) else None

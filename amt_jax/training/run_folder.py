@@ -1,0 +1,138 @@
+"""RunFolder: everything a training run left, enough to generate and to resume."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+from jax.sharding import SingleDeviceSharding
+
+from amt_jax import __version__
+from amt_jax.data import card as cards
+from amt_jax.data.card import Card
+from amt_jax.errors import UserError
+from amt_jax.model.transformer import TransformerConfig
+from amt_jax.training.checkpoint import Checkpoints
+from amt_jax.training.config import TrainConfig, transformer_config
+from amt_jax.training.step import abstract_model
+
+if TYPE_CHECKING:
+    from amt_jax.tokens.symbolic import SymbolicTokenizer
+
+VERSION = 1
+TOKENIZER = "tokenizer.json"
+
+
+class RunFolder:
+    """A run folder: config.json, dataset.json, tokenizer.json, checkpoints/, metrics.jsonl, tensorboard/."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+
+    def exists(self) -> bool:
+        return (self.path / "config.json").exists()
+
+    def create(self, config: TrainConfig, card: Card) -> None:
+        """Makes the folder or renews one without checkpoints; UserError if it holds something else."""
+        if self.path.exists() and not self.exists() and any(self.path.iterdir()):
+            raise UserError(f"{self.path} is not empty and no run folder; name another with --run")
+        tokenizer = Path(config.dataset) / TOKENIZER
+        if not tokenizer.exists():
+            raise UserError(f"dataset {config.dataset} has no {TOKENIZER}; copy it there or prepare the dataset again")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write_config(config)
+        shutil.copyfile(tokenizer, self.path / TOKENIZER)
+        card.save(self.path)
+        self.metrics_path.unlink(missing_ok=True)
+        shutil.rmtree(self.tensorboard_path, ignore_errors=True)
+
+    def write_config(self, config: TrainConfig) -> None:
+        data = {"version": VERSION, "amt_jax": __version__, "config": config.to_json()}
+        temporary = self.path / "config.json.part"
+        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, self.path / "config.json")
+
+    def config_json(self) -> dict[str, Any]:
+        """The config as saved, unchecked; UserError if there is none, or it is damaged or newer."""
+        path = self.path / "config.json"
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            version, config = data["version"], data["config"]
+        except FileNotFoundError:
+            raise UserError(
+                f"no run in {str(self.path)!r}; make one with python -m amt_jax.train --run={self.path}"
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error!r})") from None
+        if version > VERSION:
+            raise UserError(f"{path} has version {version}, this program knows {VERSION}; update amt_jax")
+        return config
+
+    @functools.cached_property
+    def config(self) -> TrainConfig:
+        return TrainConfig.from_json(self.config_json())
+
+    @functools.cached_property
+    def card(self) -> Card:
+        if not (self.path / cards.FILE).exists():
+            raise UserError(f"run folder {self.path} has no {cards.FILE}; copy it there from its dataset")
+        return Card.load(self.path)
+
+    @functools.cached_property
+    def tokenizer(self) -> SymbolicTokenizer:
+        from amt_jax.tokens.symbolic import SymbolicTokenizer  # MidiTok takes a second to import
+
+        if not (self.path / TOKENIZER).exists():
+            raise UserError(f"run folder {self.path} has no {TOKENIZER}; copy it there from its dataset")
+        return SymbolicTokenizer.load(self.path)
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard_path(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        return self.path / "checkpoints"
+
+    def load_model(self, step: str | int = "best") -> tuple[TransformerConfig, Any]:
+        """A checkpoint's network and parameters, on the default device.
+
+        Args:
+          step: "best" (lowest validation loss), "last", or a step.
+
+        Returns:
+          The network's config and its parameters, a nested dict of float32. UserError if there is no such checkpoint.
+        """
+        config, card = self.config, self.card
+        missing = UserError(
+            f"run {self.path} has no checkpoint yet; python -m amt_jax.train --run={self.path} makes one"
+        )
+        if not self.checkpoints_path.exists():
+            raise missing
+        checkpoints = Checkpoints(self.checkpoints_path)
+        try:
+            steps = sorted(checkpoints.steps)
+            if not steps:
+                raise missing
+            chosen = {"best": checkpoints.best, "last": checkpoints.latest}.get(str(step), step)
+            if str(chosen) not in map(str, steps):
+                raise UserError(
+                    f"run {self.path} has no checkpoint {step!r}; it has best, last, {', '.join(map(str, steps))}"
+                )
+            model_config = transformer_config(config, card)
+            here = SingleDeviceSharding(jax.devices()[0])
+            like = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract_model(model_config).shapes
+            )
+            return model_config, checkpoints.load_params(int(chosen), like)
+        finally:
+            checkpoints.close()

@@ -1,0 +1,163 @@
+"""One training step and one evaluation step: pure functions of state and batch.
+
+Glossary: A microbatches, B rows of a microbatch, T targets a row, K streams, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from amt_jax.model.conditioning import ConditionConfig, drop_conditions
+from amt_jax.model.transformer import Transformer, TransformerConfig
+
+
+class TrainState(NamedTuple):
+    """What a step changes: parameters (nested dict of float32), optimizer state, steps taken."""
+
+    params: Any
+    optimizer: Any
+    step: jax.Array
+
+
+class AbstractModel(NamedTuple):
+    """A network without its numbers: the graph to merge with parameters, their shapes and logical axes."""
+
+    graph: Any
+    shapes: Any
+    axes: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Regularization:
+    """The chances taken in training; `Regularization()` takes none.
+
+    Attributes:
+      label_smoothing: share of the target spread over the vocabulary (Szegedy et al. 2016).
+      token_dropout: share of input ids replaced by PAD.
+      pad: that id.
+      conditions: each with its own probability of null.
+      dropout: whether the network's own dropout is on.
+    """
+
+    label_smoothing: float = 0.0
+    token_dropout: float = 0.0
+    pad: int = 0
+    conditions: tuple[ConditionConfig, ...] = ()
+    dropout: bool = False
+
+
+def abstract_model(config: TransformerConfig) -> AbstractModel:
+    """Describes the network of `config` without computing anything."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))))
+    axes = nnx.from_flat_state([(path, param.get_metadata("axes")) for path, param in nnx.to_flat_state(state)])
+    return AbstractModel(graph, nnx.to_pure_dict(state), nnx.to_pure_dict(axes))
+
+
+def init_params(config: TransformerConfig, key: jax.Array) -> Any:
+    """Fresh parameters, a nested dict of float32; call it inside jit."""
+    return nnx.to_pure_dict(nnx.state(Transformer(config, rngs=nnx.Rngs(key)), nnx.Param))
+
+
+def train_step(
+    state: TrainState,
+    batch: Mapping[str, Any],
+    *,
+    graph: Any,
+    optimizer: optax.GradientTransformation,
+    type_ids: Any,
+    num_types: int,
+    seed: int,
+    accumulation: int,
+    regularization: Regularization,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update from `accumulation` microbatches, equal to one from a single large batch.
+
+    Args:
+      state: donated by the caller.
+      batch: rows of all microbatches, see data.pipeline.batches; [A * B, ...].
+      graph: AbstractModel.graph.
+      optimizer: from make_optimizer.
+      type_ids: [V] token type of each id.
+      num_types: how many types there are.
+      seed: together with the step's number, of everything random in it.
+      accumulation: A.
+      regularization: what is random.
+
+    Returns:
+      The next state, and sums over the step's targets (see `sums`) with `grad_norm` before clipping.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    # Row i goes to microbatch i % A: then rows that lie spread over devices need not move.
+    microbatches = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), dict(batch))
+    total = jnp.sum(batch["weights"]) * batch["targets"].shape[-1]
+
+    def loss(params, microbatch, key):
+        found = sums(params, microbatch, graph, type_ids, num_types, regularization, key)
+        return found["smoothed_loss"] / total, found
+
+    def gradients(index):
+        microbatch = jax.tree.map(lambda x: x[index], microbatches)
+        grads, found = jax.grad(loss, has_aux=True)(state.params, microbatch, jax.random.fold_in(key, index))
+        return grads, found
+
+    if accumulation == 1:
+        grads, found = gradients(0)
+    else:
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients, 0))
+
+        def add(carry, index):
+            return jax.tree.map(jnp.add, carry, gradients(index)), None
+
+        (grads, found), _ = jax.lax.scan(add, zero, jnp.arange(accumulation))
+
+    updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(params, optimizer_state, state.step + 1), found | {"grad_norm": optax.tree.norm(grads)}
+
+
+def eval_step(
+    params: Any, batch: Mapping[str, Any], *, graph: Any, type_ids: Any, num_types: int
+) -> dict[str, jax.Array]:
+    """Sums over a batch's targets, nothing dropped and nothing smoothed."""
+    return sums(params, batch, graph, type_ids, num_types, Regularization(), None)
+
+
+def sums(params, batch, graph, type_ids, num_types: int, regularization: Regularization, key) -> dict[str, jax.Array]:
+    """Sums over the targets that count.
+
+    Returns:
+      float32 `loss` (nats), `smoothed_loss`, `correct` (the likeliest id was right), `count`, and a token type
+      `type_loss` and `type_count` [types].
+    """
+    inputs, conditions, dropout_key = batch["inputs"], batch["conditions"], None
+    if key is not None:
+        token_key, condition_key, network_key = jax.random.split(key, 3)
+        if regularization.token_dropout:
+            dropped = jax.random.bernoulli(token_key, regularization.token_dropout, inputs.shape)
+            inputs = jnp.where(dropped, regularization.pad, inputs)
+        conditions = drop_conditions(regularization.conditions, conditions, condition_key)
+        dropout_key = network_key if regularization.dropout else None
+    model = nnx.merge(graph, params)
+    logits = model(inputs, batch["positions"], batch["segments"], conditions, dropout_key=dropout_key)  # [B, T, K, V]
+    targets = batch["targets"]  # [B, T, K]
+    weights = jnp.broadcast_to(batch["weights"][..., None], targets.shape)
+    normalizer = jax.nn.logsumexp(logits, axis=-1)
+    loss = (normalizer - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]) * weights
+    spread = (normalizer - jnp.mean(logits, axis=-1)) * weights
+    smoothing = regularization.label_smoothing
+    types = jnp.asarray(type_ids)[targets].ravel()
+    return {
+        "loss": jnp.sum(loss),
+        "smoothed_loss": jnp.sum((1 - smoothing) * loss + smoothing * spread),
+        "correct": jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights),
+        "count": jnp.sum(weights),
+        "type_loss": jax.ops.segment_sum(loss.ravel(), types, num_types),
+        "type_count": jax.ops.segment_sum(weights.ravel(), types, num_types),
+    }

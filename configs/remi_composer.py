@@ -1,0 +1,71 @@
+"""System R: a REMI decoder conditioned on composers, 25.4 M parameters, 8,192 tokens of context.
+
+Command:   python -m data_prep.midi --input=MIDI --output=DATASET --tokenizer=remi
+           python -m amt_jax.train --config=remi_composer --config.dataset=DATASET --run=RUN
+Hardware:  one GPU with 24 GB or more; on a smaller one --config.batch_size=1 --config.accumulation=16.
+Expected:  the loss falls below that of guessing, ln(419) = 6.04 nats a token, within the warm-up, and below 2 with
+           enough music; the pipeline this follows needed 18 minutes an epoch of 10,841 pieces on one H200.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The experiment; it takes no argument."""
+    config = ConfigDict()
+    config.dataset = ""  # folder made by data_prep
+    config.init = ""  # run folder whose best weights to start from; empty: random weights
+    config.seed = 0
+    config.context = 8192  # tokens a row
+    config.batch_size = 2  # rows a microbatch, over all devices
+    config.accumulation = 8  # microbatches a step
+    config.steps = 0  # optimizer steps; 0: see epochs
+    config.epochs = 500.0  # passes over the training split; 0: see steps
+    config.label_smoothing = 0.1  # share of the target spread over the vocabulary
+    config.token_dropout = 0.01  # share of input tokens replaced by PAD
+    config.validate_every = 0  # steps; 0: at the end of every epoch
+    config.save_every = 0  # steps; 0: at the end of every epoch
+    config.save_minutes = 30.0  # minutes after which to save at the latest; 0: never for that reason
+    config.keep = 3  # newest checkpoints kept, besides the best
+    config.log_every = 20  # steps a line of metrics.jsonl
+
+    config.model = ConfigDict()
+    config.model.num_layers = 8
+    config.model.num_heads = 8
+    config.model.num_kv_heads = 8  # fewer than num_heads: grouped-query attention
+    config.model.d_model = 512  # width of the residual stream
+    config.model.d_ff = 2048  # width inside the feed-forward layers
+    config.model.dropout = 0.1  # rate on embeddings and residual branches
+    config.model.norm = "layernorm"  # layernorm or rmsnorm
+    config.model.activation = "gelu"  # gelu or swiglu
+    config.model.qk_norm = False  # normalise queries and keys
+    config.model.bias = True  # in linear layers
+    config.model.rope_theta = 10_000.0  # base of the rotary frequencies
+    config.model.remat = True  # recompute activations in the backward pass: less memory, a third more time
+    config.model.dtype = "auto"  # of computing: bfloat16 on accelerators, float32 on a CPU
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 5e-4  # the peak
+    config.optimizer.warmup = 0.05  # fraction of all steps
+    config.optimizer.final = 0.0  # last learning rate, fraction of the peak
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.999
+    config.optimizer.weight_decay = 0.01  # not on norms, biases and embeddings
+    config.optimizer.clip_norm = 1.0  # largest global norm of the gradients
+
+    config.conditions = ConfigDict()
+    config.conditions.composer = ConfigDict()
+    config.conditions.composer.scale = 0.25  # factor on the embedding
+    config.conditions.composer.dropout = 0.6  # probability of null, a piece and step: trains guidance
+
+    config.augmentation = ConfigDict()
+    config.augmentation.transpose = 0  # semitones up or down, at most
+    config.augmentation.tempo = 0  # steps of the tempo vocabulary, at most
+    config.augmentation.velocity = 0  # steps of the velocity vocabulary, at most
+
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # devices that share a batch; -1: all that are left
+    config.mesh.fsdp = 1  # devices that share a batch and the parameters
+    config.mesh.tensor = 1  # devices that share each layer
+    config.mesh.sequence = 1  # devices that share a row
+    return config

@@ -1,0 +1,69 @@
+import os
+
+# Before jax is imported anywhere: sharding is tested on eight devices made of one CPU, and programs that run once
+# are compiled without the costly optimizations (half the time of all tests), as in JAX's own tests.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from amt_jax.data.card import OTHER, Card, Shard, Split, Vocabulary, content_hash, file_sha256
+from amt_jax.data.record import Record
+from amt_jax.tokens.spec import TokenSpec
+
+RANGES = {"PAD": (0, 1), "BOS": (1, 2), "EOS": (2, 3), "Pitch": (3, 40), "PitchDrum": (40, 60), "Velocity": (60, 70)}
+SPEC = TokenSpec("test", 1, 80, 0, 1, 2, RANGES | {"Tempo": (70, 80)})
+
+
+@pytest.fixture(scope="session")
+def spec() -> TokenSpec:
+    """A small vocabulary of one stream."""
+    return SPEC
+
+
+@pytest.fixture(scope="session")
+def make_pieces():
+    """A function: lengths -> pieces of random ids of the `spec` fixture."""
+    return _make_pieces
+
+
+@pytest.fixture(scope="session")
+def write_dataset():
+    """A function that writes a dataset folder."""
+    return _write_dataset
+
+
+def _make_pieces(lengths, seed=0) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    return [random.integers(3, 80, length) for length in lengths]
+
+
+def _write_dataset(
+    folder: Path, pieces: list[np.ndarray], *, shards: int = 2, spec: TokenSpec = SPEC, values=("A", OTHER)
+) -> Card:
+    """Writes every piece to every split; piece i is by composer "AB"[i % 2], every fifth by nobody."""
+    folder.mkdir(parents=True, exist_ok=True)
+    splits = {}
+    for split in ("train", "valid", "test"):
+        made, all_data = [], []
+        for number, indices in enumerate(np.array_split(np.arange(len(pieces)), min(shards, len(pieces)))):
+            path = folder / f"{split}-{number:05d}.array_record"
+            writer = ArrayRecordWriter(str(path), "group_size:1")
+            for i in indices:
+                conditions = {} if i % 5 == 4 else {"composer": "AB"[i % 2]}
+                data = Record(pieces[i].astype(np.uint16), conditions, f"p{i}", f"f{i}", f"{i}.mid").to_bytes()
+                all_data.append(data)
+                writer.write(data)
+            writer.close()
+            lengths = np.array([len(pieces[i]) for i in indices], np.int32)
+            np.save(folder / f"{split}-{number:05d}.lengths.npy", lengths)
+            made.append(Shard(path.name, len(indices), int(lengths.sum()), file_sha256(path)))
+        splits[split] = Split(tuple(made), content_hash(all_data))
+    (folder / "tokenizer.json").write_text("{}")
+    card = Card(spec, splits, {"composer": Vocabulary("categorical", values, (1,) * len(values))})
+    card.save(folder)
+    return card

@@ -1,0 +1,252 @@
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from amt_jax.data.card import Card
+from amt_jax.errors import UserError
+from amt_jax.training import loop
+from amt_jax.training.checkpoint import Checkpoints, fingerprint
+from amt_jax.training.config import TrainConfig, transformer_config
+from amt_jax.training.loop import train
+from amt_jax.training.run_folder import RunFolder
+from amt_jax.training.step import TrainState
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, make_config):
+    """A run of 6 steps that nothing disturbed."""
+    run = RunFolder(tmp_path_factory.mktemp("runs") / "straight")
+    train(make_config(), run)
+    return run
+
+
+def lines(run, split):
+    found = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
+    return [line for line in found if line["split"] == split]
+
+
+def stop_after(monkeypatch, step, action):
+    """Calls `action` when step `step` is dispatched."""
+    put_batch, count = loop.put_batch, 0
+
+    def counting(batch, mesh):
+        nonlocal count
+        if batch["inputs"].shape[0] == 8:  # not a validation batch
+            count += 1
+            if count == step:
+                action()
+        return put_batch(batch, mesh)
+
+    monkeypatch.setattr(loop, "put_batch", counting)
+
+
+def equal_checkpoints(one, other, final_state):
+    a, b = final_state(one), final_state(other)
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
+
+
+def test_a_run_folder_holds_what_is_documented(straight, dataset, make_config):
+    names = {path.name for path in straight.path.iterdir()}
+    assert names == {"config.json", "dataset.json", "tokenizer.json", "checkpoints", "metrics.jsonl", "tensorboard"}
+    assert straight.config == make_config()
+    assert straight.card == Card.load(dataset)
+    assert [line["step"] for line in lines(straight, "train")] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines(straight, "valid")] == [3, 6]
+    line = lines(straight, "train")[-1]
+    assert {
+        "loss",
+        "smoothed_loss",
+        "accuracy",
+        "grad_norm",
+        "learning_rate",
+        "epoch",
+        "tokens_per_second",
+    } <= line.keys()
+    assert {"Pitch", "Velocity", "EOS"} <= line["type_loss"].keys()
+    assert line["learning_rate"] < lines(straight, "train")[1]["learning_rate"]
+    assert lines(straight, "valid")[1]["loss"] < lines(straight, "valid")[0]["loss"]
+    checkpoints = Checkpoints(straight.checkpoints_path)
+    assert sorted(checkpoints.steps)[-3:] == [3, 4, 6]
+    assert checkpoints.losses == {line["step"]: line["loss"] for line in lines(straight, "valid")}
+    assert (checkpoints.latest, checkpoints.best) == (6, 6)
+    checkpoints.close()
+
+
+def test_load_model_finds_best_last_and_steps(straight, dataset):
+    config, params = straight.load_model("best")
+    assert config == transformer_config(straight.config, Card.load(dataset))
+    assert fingerprint(params) == fingerprint(straight.load_model("last")[1]) == fingerprint(straight.load_model(6)[1])
+    assert fingerprint(params) != fingerprint(straight.load_model(4)[1])
+    assert fingerprint(params) != fingerprint(jax.tree.map(lambda x: x + 1e-6, params))
+    with pytest.raises(UserError, match=r"no checkpoint 5; it has best, last, 3, 4, 6"):
+        straight.load_model(5)
+
+
+def test_resumed_equals_straight_bit_for_bit(straight, tmp_path, make_config, monkeypatch, final_state, capsys):
+    run = RunFolder(tmp_path / "run")
+    stop_after(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    train(make_config(), run)
+    assert (
+        f"stopped after step 4 of 6, saved; go on with: python -m amt_jax.train --run={run.path}"
+        in capsys.readouterr().out
+    )
+    with open(run.metrics_path, "a") as file:  # as a run killed later would leave it
+        file.write('{"step": 5, "split": "train"}\n{"step": 5, "spl')
+    train(make_config(), run)
+    assert "from step 4 to 6" in capsys.readouterr().out
+    equal_checkpoints(run, straight, final_state)
+    assert [line["step"] for line in lines(run, "train")] == [1, 2, 3, 4, 5, 6]
+    for a, b in zip(lines(run, "train"), lines(straight, "train"), strict=True):
+        assert a["loss"] == b["loss"]
+    # A finished run has nothing left to do.
+    train(make_config(), run)
+    assert "trained 6 steps" in capsys.readouterr().out
+
+
+def test_resumes_on_other_devices(straight, tmp_path, make_config, monkeypatch, final_state):
+    run = RunFolder(tmp_path / "run")
+    stop_after(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGINT))
+    train(make_config(), run)
+    train(make_config({"mesh.data": 2, "mesh.fsdp": 2}), run)
+    a, b = final_state(run).params, final_state(straight).params
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        # AdamW enlarges the rounding of near-zero gradients, hence a norm and not an element.
+        assert np.linalg.norm(x - y) < 1e-3 * np.linalg.norm(y) + 1e-3
+
+
+def test_a_changed_config_is_refused_with_its_differences(straight, make_config, tmp_path, dataset, write_dataset):
+    changed = make_config({"seed": 3, "optimizer.learning_rate": 1.0, "log_every": 5, "keep": 2})
+    with pytest.raises(UserError) as error:
+        train(changed, straight)
+    assert "config.optimizer.learning_rate: 0.002 -> 1.0; config.seed: 0 -> 3" in str(error.value)
+    assert "log_every" not in str(error.value)
+    write_dataset(tmp_path / "other", [np.arange(3, 60)] * 4)
+    with pytest.raises(UserError, match="content of the train split: "):
+        train(make_config({"dataset": str(tmp_path / "other")}), straight)
+    train(make_config({"seed": 3}), straight, allow_config_change=True)
+    assert RunFolder(straight.path).config.seed == 3
+    straight.write_config(make_config())  # for the other tests
+
+
+def test_a_loss_that_is_not_a_number_stops_and_is_not_saved(tmp_path, make_config, monkeypatch):
+    run = RunFolder(tmp_path / "run")
+    step = loop.train_step
+
+    def poisoned(state, batch, **static):
+        state, sums = step(state, batch, **static)
+        bad = jnp.where(state.step == 4, jnp.nan, 0.0)
+        return state._replace(params=jax.tree.map(lambda x: x + bad, state.params)), sums | {"loss": sums["loss"] + bad}
+
+    monkeypatch.setattr(loop, "train_step", poisoned)
+    with pytest.raises(UserError, match=r"loss became nan .* at step 4; the last good checkpoint is that of step 3"):
+        train(make_config({"save_every": 1}), run)
+    assert max(Checkpoints(run.checkpoints_path).steps) == 3
+    _, params = run.load_model("last")
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+
+
+def test_an_exploding_loss_is_found():
+    watch = loop.Watch(guessing=6.0)
+    assert [watch.problem(loss, 1.0) for loss in (8.0, 2.0, 20.0)] == ["", "", ""]
+    assert "exploded to 25" in watch.problem(25.0, 1.0)
+    assert "nan" in watch.problem(float("nan"), 1.0)
+    assert "inf" in watch.problem(3.0, float("inf"))
+
+
+def test_init_copies_weights_and_matches_conditions_by_name(
+    straight, tmp_path, make_config, write_dataset, monkeypatch
+):
+    # OTHER moved from id 2 to 3, "A" from 1 to 2, "New" is new.
+    card = write_dataset(tmp_path / "mine", [np.arange(3, 60)] * 4, values=("New", "A", "OTHER"))
+    config = make_config({"dataset": str(tmp_path / "mine"), "init": str(straight.path), "model.dropout": 0.0})
+    params = straight.load_model()[1]
+    fresh = jax.tree.map(np.zeros_like, params)
+    fresh["conditioning"]["tables"]["composer"] = np.full((4, 32), 7.0, np.float32)
+    found = loop.transfer(straight, config, card, fresh)
+    old, new = (tree["conditioning"]["tables"]["composer"] for tree in (params, found))
+    np.testing.assert_array_equal(new, np.stack([old[0], np.full(32, 7.0), old[1], old[2]]))
+    np.testing.assert_array_equal(found["embedding"], params["embedding"])
+
+    run = RunFolder(tmp_path / "run")
+    train(dataclasses.replace(config, steps=1), run)
+    state = json.loads(run.metrics_path.read_text().splitlines()[0])
+    assert state["loss"] < lines(straight, "train")[0]["loss"]
+
+    with pytest.raises(UserError, match=r"another network \(config.model.d_ff: 48 -> 64\)"):
+        loop.transfer(straight, make_config({"model.d_ff": 64}), card, fresh)
+    other = dataclasses.replace(card, spec=dataclasses.replace(card.spec, eos=3))
+    with pytest.raises(UserError, match="prepare the dataset with that run's tokenizer"):
+        loop.transfer(straight, config, other, fresh)
+
+
+def test_what_is_missing_is_said(tmp_path, straight, make_config, dataset):
+    with pytest.raises(UserError, match="no run in"):
+        RunFolder(tmp_path / "none").load_model()
+    run = RunFolder(tmp_path / "new")
+    run.create(make_config(), Card.load(dataset))
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        run.load_model()
+    (run.path / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"has no tokenizer\.json; copy it"):
+        _ = run.tokenizer
+    (run.path / "dataset.json").unlink()
+    with pytest.raises(UserError, match=r"has no dataset\.json; copy it"):
+        _ = RunFolder(run.path).card
+    config = json.loads((run.path / "config.json").read_text())
+    (run.path / "config.json").write_text(json.dumps(config | {"version": 99}))
+    with pytest.raises(UserError, match="version 99"):
+        _ = RunFolder(run.path).config
+    (run.path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        _ = RunFolder(run.path).config
+    (tmp_path / "diary").mkdir()
+    (tmp_path / "diary" / "monday.txt").write_text("dear diary")
+    with pytest.raises(UserError, match="no run folder"):
+        train(make_config(), RunFolder(tmp_path / "diary"))
+
+
+def test_checkpoints_keep_the_newest_and_the_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c", keep=2)
+    for step, loss in ((1, 3.0), (2, 1.0), (3, None), (4, 2.0), (5, float("nan")), (6, None)):
+        checkpoints.save(
+            TrainState({"x": jnp.full(3, step)}, {"x": jnp.ones(3)}, jnp.int32(step)), rows=10 * step, valid_loss=loss
+        )
+    checkpoints.wait()
+    assert sorted(checkpoints.steps) == [2, 5, 6]
+    assert (checkpoints.best, checkpoints.latest) == (2, 6)
+    checkpoints.close()
+
+
+def test_a_misspelt_or_impossible_config_is_refused(make_config):
+    fields = make_config().to_json()
+    with pytest.raises(
+        UserError, match=r"unknown field config.optimizer.'lerning_rate' \(did you mean 'learning_rate'"
+    ):
+        TrainConfig.from_json(fields | {"optimizer": fields["optimizer"] | {"lerning_rate": 1.0}})
+    with pytest.raises(UserError, match=r"config.seed is '1'; it must be of type int"):
+        TrainConfig.from_json(fields | {"seed": "1"})
+    with pytest.raises(UserError, match=r"config.model is 3; it must hold fields"):
+        TrainConfig.from_json(fields | {"model": 3})
+    with pytest.raises(UserError, match=r"config.seed is missing"):
+        TrainConfig.from_json({name: value for name, value in fields.items() if name != "seed"})
+    with pytest.raises(UserError, match=r"config.steps or config.epochs"):
+        make_config({"epochs": 1.0})
+    with pytest.raises(UserError, match=r"config\.label_smoothing is 1\.5"):
+        make_config({"label_smoothing": 1.5})
+    with pytest.raises(UserError, match=r"config\.model: d_model 32 does not split into 3 heads"):
+        transformer_config(make_config({"model.num_heads": 3}), Card.load(make_config().dataset))
+
+
+def test_a_mesh_that_does_not_fit_is_refused(make_config, tmp_path):
+    with pytest.raises(UserError, match="batch_size 4 cannot be shared by data 8 x fsdp 1 devices"):
+        train(make_config({"mesh.data": -1}), RunFolder(tmp_path / "a"))
+    with pytest.raises(UserError, match="does not fit 8 devices"):
+        train(make_config({"mesh.data": 9}), RunFolder(tmp_path / "b"))
