@@ -9,7 +9,10 @@ import queue
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
+
+from amt_jax.errors import UserError
 
 TIMED_OUT = "timed out"
 CRASHED = "crashed"
@@ -66,6 +69,8 @@ def run_all(
       workers: processes; none of them runs what the parent has imported.
       timeout: seconds after which a task's process is killed.
       preload: modules to import once, before the workers are forked off.
+
+    Raises UserError if workers die while they do nothing.
     """
     from pebble import ProcessExpired, ProcessPool
 
@@ -91,6 +96,10 @@ def run_all(
                 result = future.result()
             except TimeoutError:
                 result = Failure(TIMED_OUT, f"after {timeout:g} seconds")
+            except BrokenProcessPool:
+                raise UserError(
+                    "the worker processes die; if memory is short, run the same command again with fewer --workers"
+                ) from None
             except ProcessExpired as error:
                 result = Failure(CRASHED, f"exit code {error.exitcode}")
             except Exception as error:  # MemoryError and the like: as good as a crash for this input.
