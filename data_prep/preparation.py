@@ -315,10 +315,8 @@ class _Dataset:
     def _split(self, candidates: list[Outcome], duplicates: list[Outcome]) -> list[Outcome]:
         """Gives each candidate its family and split, or the reason why it can have none."""
         everything = self.old + candidates
-        similar = defaultdict(list)
         table = [self.signatures[each.piece] for each in everything]
-        for first, second in similarity.similar([row if row.any() else row[:0] for row in table]):
-            similar[second].append(first)
+        similar = similarity.similar([row if row.any() else row[:0] for row in table])
         families = Families()
         works = defaultdict(list)
         for each in self.outcomes + duplicates:
@@ -331,7 +329,7 @@ class _Dataset:
                 families.add_alias(index, each.family)
                 continue
             keys = list(dict.fromkeys(key for key in (each.work, *works[each.piece], each.source) if key))
-            if families.add(index, keys, similar[index]):
+            if families.add(index, keys, sorted(similar[index])):
                 results.append((index, each))
             else:
                 results.append((None, dataclasses.replace(each, reason=BRIDGE, tokens=0, seconds=0.0)))
