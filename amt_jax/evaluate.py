@@ -1,0 +1,43 @@
+"""Evaluates a run: python -m amt_jax.evaluate --run=RUN --output=DIR."""
+
+from __future__ import annotations
+
+import argparse
+
+from amt_jax.errors import UserError, run_command
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Reads the flags and evaluates."""
+    parser = argparse.ArgumentParser(
+        prog="python -m amt_jax.evaluate",
+        description="Says how well a run predicts real music and how its own music compares with it. "
+        "Writes report.html, report.json and report.csv.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run", required=True, metavar="RUN", help="run folder")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the report")
+    parser.add_argument("--split", default="test", help="train, valid or test (default: %(default)s)")
+    parser.add_argument("--dataset", default="", metavar="DATASET", help="dataset folder (default: the run's own)")
+    parser.add_argument("--samples", default="", metavar="DIR", help="judge these .mid files, do not generate any")
+    parser.add_argument("--count", type=int, default=16, help="pieces to generate (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=30.0, help="of each piece, for all that is compared (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of generation and intervals (default: %(default)s)")
+    parser.add_argument("--checkpoint", default="best", help="best, last or a step (default: %(default)s)")
+    flags = vars(parser.parse_args(argv))
+    if flags["count"] < 1:
+        raise UserError(f"--count is {flags['count']}; it must be at least 1")
+
+    from amt_jax.evaluation.report import NAMES
+    from amt_jax.evaluation.run import evaluate_run
+    from amt_jax.training.run_folder import RunFolder
+
+    report = evaluate_run(RunFolder(flags.pop("run")), **flags)
+    print(*report.summary(), sep="\n")
+    print(f"report: {flags['output']}/{NAMES[-1]}")
+
+
+if __name__ == "__main__":
+    run_command(main)

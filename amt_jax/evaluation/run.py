@@ -1,0 +1,238 @@
+"""Evaluates a run: its likelihood on a split, and its music against the split's music."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import itertools
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from symusic import Score
+from tqdm import tqdm
+
+from amt_jax import __version__
+from amt_jax.data.card import Card
+from amt_jax.data.pipeline import Records
+from amt_jax.errors import UserError
+from amt_jax.evaluation.likelihood import evaluate_likelihood
+from amt_jax.evaluation.metrics import compare
+from amt_jax.evaluation.report import Piece, Report
+from amt_jax.music import midi
+from amt_jax.music.features import excerpt, features
+from amt_jax.music.render import AUDIO_FORMATS, piano_roll_png, save_audio
+from amt_jax.sampling.sampler import Request, Sampler
+from amt_jax.sampling.settings import GenerationSettings
+from amt_jax.tokens.grammar import Grammar
+from amt_jax.training.checkpoint import fingerprint
+from amt_jax.training.run_folder import RunFolder
+
+_SHOWN = 6  # samples with a piano-roll on the page
+_SAMPLES = "samples"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A piece of music and its name; `file` is where it came from, if it was not generated here."""
+
+    name: str
+    score: Score
+    file: Path | None = None
+
+
+def evaluate_run(
+    run: RunFolder,
+    output: str | os.PathLike,
+    *,
+    split: str = "test",
+    dataset: str = "",
+    samples: str = "",
+    count: int = 16,
+    seconds: float = 30.0,
+    seed: int = 0,
+    checkpoint: str = "best",
+) -> Report:
+    """Evaluates a run and writes the report, with the samples beside it, into `output`.
+
+    Args:
+      run: the run folder.
+      output: folder for the report.
+      split: of the dataset.
+      dataset: dataset folder, the one it was trained on if empty; the vocabulary must be the run's.
+      samples: folder of MIDI files to judge; if empty, `count` pieces are generated.
+      count: pieces to generate, and pieces of random tokens to compare with.
+      seconds: length of generated pieces; samples and real pieces are compared over their first so many seconds.
+      seed: of the generation and the bootstrap.
+      checkpoint: "best", "last" or a step.
+    """
+    settings = GenerationSettings(seconds=seconds, seed=seed)
+    card, tokenizer = run.card, run.tokenizer
+    folder = dataset or run.config.dataset
+    records = open_records(run, folder, split, named=bool(dataset))
+    given = load_samples(samples) if samples else None
+    config, params = run.load_model(checkpoint)
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+
+    real = [tokenizer.decode(records[i].ids) for i in tqdm(range(len(records)), desc="reading", disable=None)]
+    lengths = np.array([features(score).seconds for score in real])
+    names = [condition.name for condition in config.conditions]
+    score = {"seconds": lengths, "seed": seed}
+    if names:
+        label = " and ".join(names)
+        likelihoods = {
+            f"{label} given": evaluate_likelihood(config, params, records, title=f"scoring, {label} given", **score),
+            f"{label} not given": evaluate_likelihood(
+                config, params, records, conditioned=False, title=f"scoring, {label} not given", **score
+            ),
+        }
+    else:
+        likelihoods = {"model": evaluate_likelihood(config, params, records, **score)}
+
+    sampler = Sampler(config, params, card.spec, Grammar.create(card.spec, tokenizer.names))
+    if given is None:
+        # Asked for what the real pieces are, so that both sets are of one mixture.
+        order = np.random.default_rng(seed).permutation(len(records))
+        chosen = [records[int(i)] for i in itertools.islice(itertools.cycle(order), count)]
+        conditions = [{name: records.condition_ids(record)[name] for name in names} for record in chosen]
+        results = _generate(sampler, settings, conditions, "generating")
+        given = [
+            Sample(_name(number, card, wanted), tokenizer.decode(ids))
+            for number, (ids, wanted) in enumerate(zip(results, conditions, strict=True), start=1)
+        ]
+    # A model whose logits are all equal: the grammar alone decides what is possible. Such music is thin, and a few
+    # notes are in one scale by chance: so it is as long in tokens as real music, not in seconds.
+    blind = Sampler(config, jax.tree.map(np.zeros_like, params), card.spec, sampler.grammar)
+    tokens = max(1, round(records.lengths.sum() / max(lengths.sum(), 1.0) * seconds))
+    anything = GenerationSettings(
+        seconds=36_000, max_tokens=min(tokens, 65_536), temperature=1, top_k=0, top_p=1, seed=seed
+    )
+    noise = [tokenizer.decode(ids) for ids in _generate(blind, anything, [{}] * count, "random tokens")]
+
+    sets = {
+        "samples": [features(excerpt(each.score, seconds)) for each in given],
+        "real": [features(excerpt(score, seconds)) for score in real],
+        "random": [features(score) for score in noise],
+    }
+    about = {
+        "run": str(run.path),
+        "checkpoint": checkpoint,
+        "parameters sha256": fingerprint(params),
+        "dataset": str(folder),
+        "split": f"{split}, {len(records):,} pieces, content {records.card.split(split).content[:16]}",
+        "samples": samples or f"{len(given)} generated, {settings}",
+        "compared over": f"the first {seconds:g} seconds of each piece",
+        "random tokens": f"{count} pieces of {tokens} tokens, all that the grammar allows equally likely",
+        "seed": seed,
+        "date": datetime.date.today().isoformat(),
+        "versions": f"amt_jax {__version__}, jax {jax.__version__}, Python {platform.python_version()}",
+        "device": jax.devices()[0].device_kind,
+    }
+    report = Report(
+        about=about,
+        vocab_size=card.spec.vocab_size,
+        likelihoods=likelihoods,
+        sets=sets,
+        comparisons=compare({name: sets[name] for name in ("samples", "random")}, sets["real"], seed=seed),
+        pieces=save_pieces(given, output),
+        history=read_history(run.metrics_path),
+    )
+    report.save(output)
+    return report
+
+
+def open_records(run: RunFolder, folder: str | os.PathLike, split: str, *, named: bool) -> Records:
+    """The records of a split, their conditions by the run's ids; UserError if the run cannot read them."""
+    if not named and not Path(folder).exists():
+        raise UserError(f"the dataset of run {run.path}, {folder}, is not there; name it with --dataset=DATASET")
+    card = Card.load(folder)
+    if card.spec != run.card.spec:
+        raise UserError(
+            f"dataset {folder} has another vocabulary ({card.spec.name}, {card.spec.vocab_size} ids) than run "
+            f"{run.path} ({run.card.spec.name}, {run.card.spec.vocab_size} ids); prepare it with the run's tokenizer"
+        )
+    # Between a dataset and a run conditions are matched by name.
+    return Records(folder, dataclasses.replace(card, conditions=run.card.conditions), split)
+
+
+def load_samples(folder: str | os.PathLike) -> list[Sample]:
+    """The MIDI files of a folder and its subfolders; broken ones are named on stderr and left out."""
+    folder = Path(folder)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".mid", ".midi"))
+    samples = []
+    for path in paths:
+        try:
+            samples.append(Sample(str(path.relative_to(folder).with_suffix("")), midi.load(path), path))
+        except midi.MidiError as error:
+            print(f"left out {path}: {error}", file=sys.stderr)
+    if not samples:
+        raise UserError(f"no readable .mid files in {folder}; name a folder of samples, or leave --samples out")
+    return samples
+
+
+def save_pieces(samples: Sequence[Sample], output: Path) -> list[Piece]:
+    """Puts samples beside the report as MIDI; the first ones also drawn, and as sound if there is a file of theirs or
+    the extra `audio` is installed."""
+    folder = output / _SAMPLES
+    folder.mkdir(exist_ok=True)
+    pieces = []
+    for number, sample in enumerate(samples[_SHOWN:], start=_SHOWN + 1):
+        if sample.file is None:
+            midi.save(sample.score, folder / f"sample_{number:02d}.mid")
+    for number, sample in enumerate(tqdm(samples[:_SHOWN], desc="drawing", disable=None), start=1):
+        stem = f"sample_{number:02d}"
+        midi.save(sample.score, folder / f"{stem}.mid")
+        audio = ""
+        beside = [sample.file.with_suffix(each) for each in AUDIO_FORMATS] if sample.file else []
+        found = next((path for path in beside if path.exists()), None)
+        try:
+            if found:
+                audio = f"{stem}{found.suffix}"
+                if found.resolve() != (folder / audio).resolve():
+                    shutil.copyfile(found, folder / audio)
+            else:
+                save_audio(sample.score, folder / f"{stem}.mp3")
+                audio = f"{stem}.mp3"
+        except UserError as error:
+            if number == 1:
+                print(f"no sound on the page: {error}", file=sys.stderr)
+        picture = piano_roll_png(sample.score, height=3.6)
+        pieces.append(Piece(sample.name, picture, f"{_SAMPLES}/{stem}.mid", f"{_SAMPLES}/{audio}" if audio else ""))
+    return pieces
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, a cut-off last one left out; nothing if there is no file."""
+    history = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            history.append(json.loads(line))
+        except ValueError:
+            continue
+    return history
+
+
+def _generate(
+    sampler: Sampler, settings: GenerationSettings, conditions: Sequence[dict], title: str
+) -> list[np.ndarray]:
+    """One piece for each row of conditions, with seeds that count up from the settings'."""
+    requests = [
+        Request(dataclasses.replace(settings, seed=(settings.seed + number) % 2**32), wanted)
+        for number, wanted in enumerate(conditions)
+    ]
+    with tqdm(total=100, desc=title, unit="%", disable=None) as bar:
+        results = sampler.generate(requests, lambda _, share: bar.update(round(100 * share, 1) - bar.n))
+    return [result.ids for result in results]
+
+
+def _name(number: int, card: Card, wanted: dict[str, int]) -> str:
+    values = [card.conditions[name].values[i - 1] for name, i in wanted.items() if i]
+    return f"sample {number}" + (f": {', '.join(values)}" if values else "")
