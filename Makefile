@@ -10,9 +10,6 @@ PEER ?= .venv-peer
 # Outside Linux or with an index of its own, CPU wheels are smaller.
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
-# Huge pages for large arrays: page faults cost a tenth of a training step on Linux otherwise.
-export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
-
 .PHONY: demo test lint bench clean
 
 demo: $(VENV)/demo.stamp

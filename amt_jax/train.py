@@ -45,6 +45,9 @@ def main(argv: list[str] | None = None) -> None:
     if unknown:
         raise UserError(f"unknown flag {near(unknown[0], ['--config', '--run', '--allow-config-change', '--help'])}")
 
+    from amt_jax.training.memory import keep_freed_memory
+
+    keep_freed_memory()
     from amt_jax.training.config import TrainConfig
     from amt_jax.training.loop import train
     from amt_jax.training.run_folder import RunFolder

@@ -28,6 +28,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("bench/results/train_speed.json"))
     args = parser.parse_args()
 
+    from amt_jax.training.memory import keep_freed_memory
+
+    keep_freed_memory()  # as the train command does
     import jax
 
     step = our_step(args.batch, args.length, args.dtype)
