@@ -45,6 +45,9 @@ def main(argv: list[str] | None = None) -> None:
     if unknown:
         raise UserError(f"unknown flag {near(unknown[0], ['--config', '--run', '--allow-config-change', '--help'])}")
 
+    from amt_jax.training.memory import keep_freed_memory
+
+    keep_freed_memory()
     from amt_jax.training.config import TrainConfig
     from amt_jax.training.loop import train
     from amt_jax.training.run_folder import RunFolder
@@ -66,14 +69,12 @@ def load_config(name: str) -> dict[str, Any]:
     """The fields of a config file, given by path or by its name in `configs`; "NAME:ARGUMENT" passes an argument."""
     name, _, argument = name.partition(":")
     path = Path(name)
-    if path.suffix != ".py":
-        folder = Path(importlib.util.find_spec("configs").submodule_search_locations[0])
-        path = folder / f"{name}.py"
-        if not path.exists():
-            known = sorted(file.stem for file in folder.glob("*.py") if file.stem != "__init__")
-            raise UserError(f"no config {near(name, known)} in {folder}")
+    folder = Path(importlib.util.find_spec("configs").submodule_search_locations[0])
+    if path.suffix != ".py" or (not path.exists() and path.parent == Path("configs")):
+        path = folder / f"{path.stem}.py"
     if not path.exists():
-        raise UserError(f"no config file {path}")
+        known = sorted(file.stem for file in folder.glob("*.py") if file.stem != "__init__")
+        raise UserError(f"no config {near(name, known)}: neither a file nor a name in {folder}")
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -50,6 +50,11 @@ def printable(path: str) -> str:
     return unicodedata.normalize("NFC", text.replace(os.sep, "/"))
 
 
+def relative(path: str, folder: str) -> str:
+    """The name of the file at `path` in `folder`, as datasets store it."""
+    return printable(os.path.relpath(path, folder))
+
+
 def find(folder: str) -> Found:
     """Finds every .mid and .midi file under `folder`, through links but never twice through one folder.
 
@@ -92,7 +97,7 @@ def read(path: str) -> bytes:
 
 def identify(path: str, folder: str) -> Source:
     """Reads the file at `path` once to know its content from now on."""
-    name = printable(os.path.relpath(path, folder))
+    name = relative(path, folder)
     try:
         return Source(path, name, hashlib.sha256(read(path)).hexdigest())
     except midi.MidiError as error:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import queue
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
+
+from amt_jax.errors import UserError
 
 TIMED_OUT = "timed out"
 CRASHED = "crashed"
@@ -27,6 +33,31 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@contextlib.contextmanager
+def _interrupt_held() -> Iterator[None]:
+    """Lets Ctrl-C wait for the end of the block: a worker that is half started cannot be stopped cleanly.
+
+    Processes started in it never see Ctrl-C, which terminals send to all of them: the parent stops them.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # Where it starts later, it ends the blocking below.
+    came = []
+    before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    # Blocked here for what is started here; the handler is for the process's other threads, which do not block it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
+
+
 def run_all(
     function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], workers: int, timeout: float, preload: list[str]
 ) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -38,16 +69,20 @@ def run_all(
       workers: processes; none of them runs what the parent has imported.
       timeout: seconds after which a task's process is killed.
       preload: modules to import once, before the workers are forked off.
+
+    Raises UserError if workers die while they do nothing.
     """
     from pebble import ProcessExpired, ProcessPool
 
     forked = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if forked else "spawn")
     if forked:
-        context.set_forkserver_preload(preload)
+        context.set_forkserver_preload(["pebble", *preload])
     done, pending, tasks = queue.SimpleQueue(), {}, iter(tasks)
     pool = ProcessPool(workers, context=context)
     try:
+        with _interrupt_held():
+            pool.schedule(abs, (0,))
         while True:
             while len(pending) < AHEAD * workers and (task := next(tasks, None)) is not None:
                 future = pool.schedule(function, task, timeout=timeout)
@@ -61,6 +96,10 @@ def run_all(
                 result = future.result()
             except TimeoutError:
                 result = Failure(TIMED_OUT, f"after {timeout:g} seconds")
+            except BrokenProcessPool:
+                raise UserError(
+                    "the worker processes die; if memory is short, run the same command again with fewer --workers"
+                ) from None
             except ProcessExpired as error:
                 result = Failure(CRASHED, f"exit code {error.exitcode}")
             except Exception as error:  # MemoryError and the like: as good as a crash for this input.

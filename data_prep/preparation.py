@@ -97,6 +97,10 @@ class Report:
     unreadable: tuple[str, ...]
 
 
+class _TooLittle(UserError):
+    """No dataset can be made of what there is."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C while files were prepared: `done` of `total` are safe in the journal."""
 
@@ -124,33 +128,30 @@ def prepare(
     if settings.bpe and not base < settings.bpe <= 2**16:
         raise UserError(f"--bpe={settings.bpe}: {settings.tokenizer} has {base} ids, and with BPE up to {2**16}")
     found = files.find(folder)
+    here = {files.relative(path, folder) for path in found.paths}
+    listed = {*metadata.composers, *metadata.families} if metadata else here
+    if here.isdisjoint(listed):
+        raise UserError(f"no path in the metadata is a file of {folder!r} (such as {min(here)!r}): --path-column?")
     # Before anything is touched: an interrupted preparation with other settings keeps its work.
     _existing(dataset, settings_json, tokenizer)
     staging = Staging(dataset)
     journal = Journal(staging.folder / "journal.sqlite", json.dumps([settings.tokenizer, piece.VERSION]))
     try:
-        try:
-            staging.recover()
-            card, old = _existing(dataset, settings_json, tokenizer)
-            sources = [files.identify(path, folder) for path in tqdm(found.paths, "reading", unit="file", leave=False)]
-            sources.sort(key=lambda source: (source.name, source.sha256))
-            here = {source.name for source in sources}
-            listed = {*metadata.composers, *metadata.families} if metadata else here
-            if here.isdisjoint(listed):
-                raise UserError(
-                    f"no path in the metadata is a file of {folder!r} (such as {min(here)!r}): --path-column?"
-                )
-            failures = _run(sources, old, journal, settings.tokenizer, workers, timeout)
-            new = _Dataset(dataset, card, old, settings, metadata, licence)
-            new.take(sources, journal, failures)
-            if changed := new.outcomes != old:
-                new.write(staging.draft, tokenizer, journal)
-                staging.commit()
-        finally:
-            journal.close()
-    except UserError:
+        staging.recover()
+        card, old = _existing(dataset, settings_json, tokenizer)
+        sources = [files.identify(path, folder) for path in tqdm(found.paths, "reading", unit="file", leave=False)]
+        sources.sort(key=lambda source: (source.name, source.sha256))
+        failures = _run(sources, old, journal, settings.tokenizer, workers, timeout)
+        new = _Dataset(dataset, card, old, settings, metadata, licence)
+        new.take(sources, journal, failures)
+        if changed := new.outcomes != old:
+            new.write(staging.draft, tokenizer, journal)
+            staging.commit()
+    except _TooLittle:
         staging.remove()
         raise
+    finally:
+        journal.close()
     staging.remove()
     return Report(
         card=Card.load(dataset),
@@ -247,62 +248,59 @@ class _Dataset:
     def take(self, sources: list[files.Source], journal: Journal, failures: dict[str, pool.Failure]) -> None:
         """Decides what becomes of every source: sets `outcomes` and `added`."""
         settled = {(each.source, each.sha256): each for each in self.outcomes if each.reason not in PASSING}
-        by_content = {each.sha256: each for each in settled.values()}
-        by_piece = {each.piece: each for each in self.old}
-        decided, candidates = [], []
+        twins = {each.sha256: each for each in settled.values()}
+        first = {each.piece: each.source for each in self.old}
+        skipped, duplicates, candidates = [], [], []
         for source in sources:
             if (source.name, source.sha256) in settled:
                 continue
-            blank = Outcome(source.name, source.sha256, SKIPPED, composer=self._composer(source.name))
-            blank = dataclasses.replace(blank, work=self._work(source.name))
-            twin, failure = by_content.get(source.sha256), failures.get(source.sha256)
-            if source.reason:
-                decided.append(dataclasses.replace(blank, reason=source.reason, details=source.details))
-                continue
-            if failure:
-                decided.append(dataclasses.replace(blank, reason=failure.reason, details=failure.details))
-                continue
-            if twin and twin.outcome == SKIPPED:
-                decided.append(dataclasses.replace(blank, reason=twin.reason, details=twin.details))
-                continue
-            if twin:
-                found = dataclasses.replace(blank, piece=twin.piece)
+            each = self._judge(source, twins.get(source.sha256), failures.get(source.sha256), journal)
+            if each.reason:
+                skipped.append(each)
+            elif each.piece in first:
+                duplicates.append(
+                    dataclasses.replace(each, outcome=DUPLICATE, original=first[each.piece], tokens=0, seconds=0.0)
+                )
             else:
-                result = journal[source.sha256]
-                if result.reason:
-                    decided.append(dataclasses.replace(blank, reason=result.reason, details=result.details))
-                    continue
-                self.signatures.setdefault(result.piece, result.signature)
-                found = dataclasses.replace(blank, piece=result.piece, tokens=len(result.ids), seconds=result.seconds)
-            if first := by_piece.get(found.piece):
-                found = dataclasses.replace(found, outcome=DUPLICATE, original=first.source, tokens=0, seconds=0.0)
-                decided.append(found)
-            else:
-                by_piece[found.piece] = found
-                candidates.append(found)
+                first[each.piece] = each.source
+                candidates.append(each)
         if len(self.old) + len(candidates) < MIN_PIECES:
-            reasons = Counter(each.reason or each.outcome for each in decided)
+            reasons = Counter(each.reason for each in skipped) + Counter({DUPLICATE: len(duplicates)})
             listing = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-            usable = f"only {len(candidates)}" if candidates else "none"
-            raise UserError(
-                f"{usable} of {len(sources)} MIDI files can be used, at least {MIN_PIECES} are needed"
-                + (f"; the others: {listing}" if listing else "")
-            )
-        decided += self._split(candidates, [each for each in decided if each.outcome == DUPLICATE])
-        self.added = [each for each in decided if each.kept]
+            usable = f"{len(candidates) or 'none'} of {len(sources)} MIDI files can be used"
+            listing = f"; the others: {listing}" if listing else ""
+            raise _TooLittle(f"{usable}, at least {MIN_PIECES} are needed{listing}")
+        candidates = self._split(candidates, duplicates)
+        self.added = [each for each in candidates if each.kept]
+        kept = {each.piece: each for each in self.old + self.added}
+        duplicates = [
+            dataclasses.replace(each, family=kept[each.piece].family, split=kept[each.piece].split)
+            if each.piece in kept
+            else dataclasses.replace(each, outcome=SKIPPED, reason=BRIDGE, original="")
+            for each in duplicates
+        ]
+        decided = skipped + duplicates + candidates
         # A passing failure makes way for what came of the new try, also under another content.
         again = {each.source for each in decided}
         stay = [each for each in self.outcomes if each.reason not in PASSING or each.source not in again]
-        splits = {each.piece: each for each in self.old + self.added}
-        for index, each in enumerate(decided):
-            if each.outcome == DUPLICATE:
-                first = splits.get(each.piece)
-                decided[index] = (
-                    dataclasses.replace(each, family=first.family, split=first.split)
-                    if first
-                    else dataclasses.replace(each, outcome=SKIPPED, reason=BRIDGE, original="")
-                )
         self.outcomes = sorted(stay + decided)
+
+    def _judge(
+        self, source: files.Source, twin: Outcome | None, failure: pool.Failure | None, journal: Journal
+    ) -> Outcome:
+        """What a new file is by itself, `twin` being an older one with the same bytes: skipped, or a piece."""
+        each = Outcome(source.name, source.sha256, SKIPPED)
+        for found in (source, failure, twin):
+            if found is not None and found.reason:
+                return dataclasses.replace(each, reason=found.reason, details=found.details)
+        each = dataclasses.replace(each, composer=self._composer(source.name), work=self._work(source.name))
+        if twin is not None:
+            return dataclasses.replace(each, piece=twin.piece)
+        result = journal[source.sha256]
+        if result.reason:
+            return dataclasses.replace(each, reason=result.reason, details=result.details)
+        self.signatures.setdefault(result.piece, result.signature)
+        return dataclasses.replace(each, piece=result.piece, tokens=len(result.ids), seconds=result.seconds)
 
     def _composer(self, name: str) -> str:
         if self.metadata is not None and self.metadata.composers:
@@ -317,10 +315,8 @@ class _Dataset:
     def _split(self, candidates: list[Outcome], duplicates: list[Outcome]) -> list[Outcome]:
         """Gives each candidate its family and split, or the reason why it can have none."""
         everything = self.old + candidates
-        similar = defaultdict(list)
         table = [self.signatures[each.piece] for each in everything]
-        for first, second in similarity.similar([row if row.any() else row[:0] for row in table]):
-            similar[second].append(first)
+        similar = similarity.similar([row if row.any() else row[:0] for row in table])
         families = Families()
         works = defaultdict(list)
         for each in self.outcomes + duplicates:
@@ -333,7 +329,7 @@ class _Dataset:
                 families.add_alias(index, each.family)
                 continue
             keys = list(dict.fromkeys(key for key in (each.work, *works[each.piece], each.source) if key))
-            if families.add(index, keys, similar[index]):
+            if families.add(index, keys, sorted(similar[index])):
                 results.append((index, each))
             else:
                 results.append((None, dataclasses.replace(each, reason=BRIDGE, tokens=0, seconds=0.0)))

@@ -11,7 +11,6 @@ that it joins are one work with and without repeats, in Nottingham and POP909 ev
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 
 import numpy as np
 from symusic import Score
@@ -59,11 +58,12 @@ def _mix(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
-def similar(signatures: list[np.ndarray]) -> Iterator[tuple[int, int]]:
-    """Yields the pairs (i, j), i < j, with an estimated Jaccard index of at least `SAME`; some more than once."""
+def similar(signatures: list[np.ndarray]) -> list[set[int]]:
+    """For each piece, those before it with an estimated Jaccard index of at least `SAME`."""
+    links: list[set[int]] = [set() for _ in signatures]
     known = [index for index, values in enumerate(signatures) if len(values)]
     if not known:
-        return
+        return links
     table = np.stack([signatures[index] for index in known])
     for band in range(0, HASHES, ROWS_PER_BAND):
         buckets = defaultdict(list)
@@ -71,7 +71,10 @@ def similar(signatures: list[np.ndarray]) -> Iterator[tuple[int, int]]:
             buckets[tuple(key)].append(row)
         for rows in buckets.values():
             for position in range(1, len(rows)):
-                before = rows[max(0, position - NEIGHBOURS) : position]
-                same = (table[before] == table[rows[position]]).mean(axis=1) >= SAME
-                for row in np.flatnonzero(same):
-                    yield known[before[row]], known[rows[position]]
+                row = rows[position]
+                found = links[known[row]]
+                before = [each for each in rows[max(0, position - NEIGHBOURS) : position] if known[each] not in found]
+                if before:
+                    same = (table[before] == table[row]).mean(axis=1) >= SAME
+                    found.update(known[before[index]] for index in np.flatnonzero(same))
+    return links

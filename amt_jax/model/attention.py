@@ -32,17 +32,22 @@ def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def visible(segments: jax.Array, first: int, stop: int) -> jax.Array:
-    """Which keys [0, stop) the queries [first, stop) see: not later, same segment. -> [B, 1, stop - first, stop] bool.
+def visible(segments: jax.Array, row_segments: jax.Array, first: jax.Array | int) -> jax.Array:
+    """Which keys the queries from `first` on see: not later ones, of the same segment.
 
-    With segments 1 1 2 2, first 0 and stop 4:   1 . . .
-                                                 1 1 . .
-                                                 . . 1 .
-                                                 . . 1 1
+    Args:
+      segments: [B, S] of the keys 0 ... S.
+      row_segments: [B, T] of the queries first ... first + T.
+      first: the first query.
+
+    Returns:
+      [B, 1, T, S] bool. With segments 1 1 2 2 and all four queries:   1 . . .
+                                                                       1 1 . .
+                                                                       . . 1 .
+                                                                       . . 1 1
     """
-    causal = np.arange(first, stop)[:, None] >= np.arange(stop)[None, :]
-    same = segments[:, first:stop, None] == segments[:, None, :stop]
-    return (same & causal)[:, None]
+    causal = first + np.arange(row_segments.shape[1])[:, None] >= np.arange(segments.shape[1])[None, :]
+    return ((row_segments[:, :, None] == segments[:, None, :]) & causal)[:, None]
 
 
 def plain_attend(query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array) -> jax.Array:
@@ -50,7 +55,7 @@ def plain_attend(query: jax.Array, key: jax.Array, value: jax.Array, segments: j
     key, value = (repeat_heads(x, query.shape[2]) for x in (key, value))
     scores = jnp.einsum("BTNH,BSNH->BNTS", query, key, preferred_element_type=jnp.float32)
     scores = scores * query.shape[-1] ** -0.5
-    scores = jnp.where(visible(segments, 0, query.shape[1]), scores, MASKED)
+    scores = jnp.where(visible(segments, segments, 0), scores, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return jnp.einsum("BNTS,BSNH->BTNH", weights, value)
 
@@ -70,28 +75,31 @@ def blockwise_attend(query: jax.Array, key: jax.Array, value: jax.Array, segment
     return _blockwise(query * query.shape[-1] ** -0.5, key, value, segments).transpose(0, 2, 1, 3)
 
 
-def _blocks(length: int) -> list[tuple[int, int]]:
-    """Query blocks (first, stop): 128 wide skips most of the masked half at 512, wider ones keep programs short."""
-    size = max(128, length // 16)
-    return [(first, min(first + size, length)) for first in range(0, length, size)]
+def _blocks(length: int) -> list[tuple[int, int, int]]:
+    """Blocks of queries (first, stop, loops), each with its own prefix of keys.
 
-
-def _scores(query, key, segments, first, stop):
-    """Masked scores of one block of queries. -> [B, N, block, stop] float32."""
-    block = jnp.einsum("BNTH,BNSH->BNTS", query[:, :, first:stop], key[:, :, :stop], preferred_element_type=jnp.float32)
-    return jnp.where(visible(segments, first, stop), block, MASKED)
-
-
-def _after(x: jax.Array, *done: jax.Array) -> jax.Array:
-    """x, once `done` are there. [B, N, T, H]
-
-    XLA's CPU compiler starts independent blocks together, and their weights fill half a [T, T] array; it removes
-    optimization barriers, but not a sum with zero times a float. A short row can afford it, and is faster for it.
+    128 queries skip most of the masked half at 512; wider blocks keep programs short and are worked off in `loops`
+    loops of 128, so that no more than that many rows of scores exist.
     """
-    if x.shape[2] > 1024:
-        for each in done:
-            x = x + (0.0 * each[:, :, :1, :1]).astype(x.dtype)
-    return x
+    size = max(128, length // 2048 * 128)
+    bounds = [(first, min(first + size, length)) for first in range(0, length, size)]
+    return [(first, stop, (stop - first) // 128 if (stop - first) % 128 == 0 else 1) for first, stop in bounds]
+
+
+def _scores(query, key, segments, row_segments, first):
+    """Masked scores of a block of queries over a prefix of keys. -> [B, N, block, prefix] float32."""
+    scores = jnp.einsum("BNTH,BNSH->BNTS", query, key, preferred_element_type=jnp.float32)
+    return jnp.where(visible(segments, row_segments, first), scores, MASKED)
+
+
+def _rows(x: jax.Array, loops: int, axis: int) -> jax.Array:
+    """Cuts the time axis into loops. [..., T, ...] -> [loops, ..., T / loops, ...]"""
+    return jnp.moveaxis(x.reshape(*x.shape[:axis], loops, -1, *x.shape[axis + 1 :]), axis, 0)
+
+
+def _joined(x: jax.Array) -> jax.Array:
+    """The inverse of `_rows` for [loops, B, N, T, H]."""
+    return jnp.moveaxis(x, 0, 2).reshape(*x.shape[1:3], -1, x.shape[-1])
 
 
 @jax.custom_vjp
@@ -101,17 +109,29 @@ def _blockwise(query, key, value, segments):
 
 def _blockwise_forward(query, key, value, segments):
     outputs, normalizers = [], []
-    for first, stop in _blocks(query.shape[2]):
-        query = _after(query, *outputs[-1:])
-        scores = _scores(query, key, segments, first, stop)
-        top = jnp.max(scores, axis=-1, keepdims=True)
-        weights = jnp.exp(scores - top)
-        total = jnp.sum(weights, axis=-1, keepdims=True)
-        mixed = jnp.einsum(
-            "BNTS,BNSH->BNTH", weights.astype(value.dtype), value[:, :, :stop], preferred_element_type=jnp.float32
-        )
-        outputs.append((mixed / total).astype(value.dtype))
-        normalizers.append(top + jnp.log(total))
+    for first, stop, loops in _blocks(query.shape[2]):
+        prefix = np.s_[:, :, :stop]
+
+        def attend(rows, prefix=prefix, stop=stop):
+            row_query, row_segments, row = rows
+            scores = _scores(row_query, key[prefix], segments[:, :stop], row_segments, row)
+            top = jnp.max(scores, axis=-1, keepdims=True)
+            weights = jnp.exp(scores - top)
+            total = jnp.sum(weights, axis=-1, keepdims=True)
+            mixed = jnp.einsum(
+                "BNTS,BNSH->BNTH", weights.astype(value.dtype), value[prefix], preferred_element_type=jnp.float32
+            )
+            return (mixed / total).astype(value.dtype), top + jnp.log(total)
+
+        block = query[:, :, first:stop], segments[:, first:stop]
+        if loops == 1:
+            output, normalizer = attend((*block, first))
+        else:
+            starts = first + np.arange(loops) * ((stop - first) // loops)
+            rows = _rows(block[0], loops, 2), _rows(block[1], loops, 1), starts
+            output, normalizer = map(_joined, jax.lax.map(attend, rows))
+        outputs.append(output)
+        normalizers.append(normalizer)
     output = jnp.concatenate(outputs, axis=2)
     return output, (query, key, value, segments, output, jnp.concatenate(normalizers, axis=2))
 
@@ -121,15 +141,31 @@ def _blockwise_backward(saved, grad):
     overlap = jnp.sum(grad.astype(jnp.float32) * output.astype(jnp.float32), axis=-1, keepdims=True)
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     d_query, d_key, d_value = [], jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32)
-    for first, stop in _blocks(query.shape[2]):
-        block = np.s_[:, :, first:stop]
-        query, grad = (_after(x, *d_query[-1:], d_key, d_value) for x in (query, grad))
-        weights = jnp.exp(_scores(query, key, segments, first, stop) - normalizer[block])
-        d_value = d_value.at[:, :, :stop].add(product("BNTS,BNTH->BNSH", weights.astype(grad.dtype), grad[block]))
-        d_weights = product("BNTH,BNSH->BNTS", grad[block], value[:, :, :stop])
-        d_scores = (weights * (d_weights - overlap[block])).astype(query.dtype)
-        d_query.append(product("BNTS,BNSH->BNTH", d_scores, key[:, :, :stop]).astype(query.dtype))
-        d_key = d_key.at[:, :, :stop].add(product("BNTS,BNTH->BNSH", d_scores, query[block]))
+    for first, stop, loops in _blocks(query.shape[2]):
+        prefix = np.s_[:, :, :stop]
+
+        def pull_back(sums, rows, prefix=prefix, stop=stop):
+            row_query, row_grad, row_overlap, row_normalizer, row_segments, row = rows
+            scores = _scores(row_query, key[prefix], segments[:, :stop], row_segments, row)
+            weights = jnp.exp(scores - row_normalizer)
+            d_weights = product("BNTH,BNSH->BNTS", row_grad, value[prefix])
+            d_scores = (weights * (d_weights - row_overlap)).astype(query.dtype)
+            d_key, d_value = sums
+            d_key = d_key + product("BNTS,BNTH->BNSH", d_scores, row_query)
+            d_value = d_value + product("BNTS,BNTH->BNSH", weights.astype(grad.dtype), row_grad)
+            return (d_key, d_value), product("BNTS,BNSH->BNTH", d_scores, key[prefix]).astype(query.dtype)
+
+        block = [x[:, :, first:stop] for x in (query, grad, overlap, normalizer)]
+        sums = d_key[prefix], d_value[prefix]
+        if loops == 1:
+            sums, d_rows = pull_back(sums, (*block, segments[:, first:stop], first))
+        else:
+            starts = first + np.arange(loops) * ((stop - first) // loops)
+            rows = *(_rows(x, loops, 2) for x in block), _rows(segments[:, first:stop], loops, 1), starts
+            sums, d_rows = jax.lax.scan(pull_back, sums, rows)
+            d_rows = _joined(d_rows)
+        d_key, d_value = d_key.at[prefix].set(sums[0]), d_value.at[prefix].set(sums[1])
+        d_query.append(d_rows)
     return jnp.concatenate(d_query, axis=2), d_key.astype(key.dtype), d_value.astype(value.dtype), None
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from amt_jax.errors import UserError
 from amt_jax.training.step import TrainState
 
 METRIC = "valid_loss"
@@ -66,13 +67,22 @@ class Checkpoints:
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, int]:
         """The state of `step`, laid out as `like` (arrays, or shapes with shardings), and the rows consumed."""
         like_parts = {"params": like.params, "optimizer": like.optimizer, "progress": {"step": 0, "rows": 0}}
-        parts = self._orbax.load_checkpointables(step, like_parts)
+        parts = self._load(step, like_parts)
         counter = jax.device_put(np.asarray(parts["progress"]["step"], np.int32), like.step.sharding)
         return TrainState(parts["params"], parts["optimizer"], counter), int(parts["progress"]["rows"])
 
     def load_params(self, step: int, like: Any) -> Any:
         """The parameters of `step` alone, laid out as `like`."""
-        return self._orbax.load_checkpointables(step, {"params": like})["params"]
+        return self._load(step, {"params": like})["params"]
+
+    def _load(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._orbax.load_checkpointables(step, like)
+        except Exception as error:  # whatever Orbax and what it is built on have to say
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"cannot read checkpoint {step} in {self._orbax.directory} ({reason}); remove its folder to use another"
+            ) from error
 
     def wait(self) -> None:
         """Returns when what was given to `save` is on disk."""

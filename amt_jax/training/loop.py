@@ -21,10 +21,9 @@ from amt_jax.data.pipeline import Records, Rows, batches
 from amt_jax.data.plan import EvalPlan, TrainPlan
 from amt_jax.errors import UserError
 from amt_jax.model.params import abstract_model, init_params
-from amt_jax.training import metrics as metric
 from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import TrainConfig, differences, transformer_config
-from amt_jax.training.metrics import Metrics
+from amt_jax.training.metrics import Metrics, add
 from amt_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from amt_jax.training.run_folder import RunFolder
 from amt_jax.training.sharding import make_mesh, parameter_shardings, put_batch, replicated
@@ -115,76 +114,59 @@ def train(config: TrainConfig, run: RunFolder, *, allow_config_change: bool = Fa
         f"{total_steps * config.rows_per_step / plan.rows_per_epoch:.1f} epochs, "
         f"{mesh.size} x {jax.devices()[0].device_kind}, {model_config.dtype}"
     )
-    announce(f"conditions: {', '.join(c.name for c in model_config.conditions) or 'none'}"
-             + (f"; not used: {', '.join(unused)}" if unused else ""))  # fmt: skip
+    used = ", ".join(condition.name for condition in model_config.conditions) or "none"
+    announce(f"conditions: {used}" + (f"; not used: {', '.join(unused)}" if unused else ""))
     if validation is None:
         announce("the dataset has no validation split: nothing is validated, the best checkpoint is the last")
 
     # --- Steps. The metrics of step i - 1 are read after step i is dispatched, so that the device never waits.
     schedule = learning_rate_schedule(config.optimizer, total_steps)
-    log = Metrics(run, step, total_steps)
+    log = Metrics(run, step, total_steps, types, config.log_every, config.rows_per_step * config.context)
     watch = Watch(math.log(model_config.vocab_size))
     iterator = iter(batches(rows_source, config.rows_per_step, start=rows, **share))
     saved, saved_at = step if resuming else None, time.monotonic()
     lowest = min(checkpoints.losses.values(), default=math.inf)
-    pending, window, window_steps = None, None, 0
+    unread = []  # (step, its metrics), at most one
 
-    def read_pending():
-        """Reads, checks and logs the metrics of the newest step that was not read yet."""
-        nonlocal pending, window, window_steps
-        if pending is None:
-            return
-        number, sums = pending
-        pending = None
-        norm = float(sums.pop("grad_norm"))
-        loss = float(sums["loss"]) / max(float(sums["count"]), 1)
-        problem = watch.problem(loss, norm)
-        if problem:
-            raise UserError(
-                f"{problem} at step {number}; {last_good(saved, run)}. Try a lower config.optimizer.learning_rate, "
-                f"a longer config.optimizer.warmup or a smaller config.optimizer.clip_norm, "
-                f"with --allow-config-change to go on from there or another --run to start again"
-            )
-        window, window_steps = metric.add(window, sums), window_steps + 1
-        log.progress(number, loss)
-        if number % config.log_every == 0 or number == total_steps:
-            values = metric.summarize(window, types)
-            values |= {
-                "grad_norm": norm,
-                "learning_rate": float(schedule(number - 1)),
-                "epoch": round(number * config.rows_per_step / plan.rows_per_epoch, 4),
-            }
-            log.train(number, values, config.rows_per_step * config.context)
-            window, window_steps = None, 0
+    def read_metrics():
+        while unread:
+            number, sums = unread.pop()
+            problem = watch.problem(float(sums["loss"]) / max(float(sums["count"]), 1), float(sums["grad_norm"]))
+            if problem:
+                raise UserError(
+                    f"{problem} at step {number}; {last_good(saved, run)}. Try a lower config.optimizer.learning_rate, "
+                    f"a longer config.optimizer.warmup or a smaller config.optimizer.clip_norm, "
+                    f"with --allow-config-change to go on from there or another --run to start again"
+                )
+            epoch = number * config.rows_per_step / plan.rows_per_epoch
+            log.train(number, sums, {"learning_rate": float(schedule(number - 1)), "epoch": round(epoch, 4)})
 
     try:
         with Interruption() as interruption:
             while step < total_steps and not interruption.requested:
                 batch = put_batch(next(iterator), mesh)
                 state, sums = step_function(state, batch)
-                read_pending()
+                read_metrics()
                 step, rows, before = step + 1, rows + config.rows_per_step, rows
-                pending = (step, dict(sums))
+                unread.append((step, sums))
 
                 last = step == total_steps
                 ended_epoch = rows // plan.rows_per_epoch > before // plan.rows_per_epoch
                 valid_loss = None
                 if validation and (last or due(step, config.validate_every, ended_epoch)):
-                    read_pending()
-                    values = validate(eval_function, state.params, validation, config.batch_size, mesh, types, share)
-                    log.valid(step, values)
-                    valid_loss = values["loss"]
+                    read_metrics()
+                    found = validate(eval_function, state.params, validation, config.batch_size, mesh, share)
+                    valid_loss = log.valid(step, found)
                 old = config.save_minutes and time.monotonic() - saved_at > 60 * config.save_minutes
                 better = valid_loss is not None and valid_loss < lowest
                 if last or better or old or interruption.requested or due(step, config.save_every, ended_epoch):
-                    read_pending()  # raises before a bad state is saved
+                    read_metrics()  # raises before a bad state is saved
                     checkpoints.save(state, rows, valid_loss)
-                    lowest = min(lowest, math.inf if valid_loss is None else valid_loss)
+                    lowest = valid_loss if better else lowest
                     saved, saved_at = step, time.monotonic()
-            read_pending()
+            read_metrics()
             if step > first_step and saved != step:
-                # The signal came between the check above and the loop's condition.
-                checkpoints.save(state, rows)
+                checkpoints.save(state, rows)  # the signal came just after that step's own chance to save
             checkpoints.wait()
     finally:
         log.close()
@@ -220,19 +202,15 @@ def state_layout(model: Any, optimizer: optax.GradientTransformation, mesh: jax.
     return TrainState(jax.tree.map(placed, model.shapes, shardings), optimizer_state, step)
 
 
-def validate(
-    eval_function, params, rows: Rows, batch_size: int, mesh, types: list[str], share: Mapping
-) -> dict[str, Any]:
-    """Means over the whole validation split, each token once."""
-    total, pending = None, None
+def validate(eval_function, params, rows: Rows, batch_size: int, mesh, share: Mapping[str, int]) -> dict[str, Any]:
+    """Sums over the whole validation split, each token once; see step.sums."""
+    total, unread = None, None
     for batch in batches(rows, batch_size, **share):
         found = eval_function(params, put_batch(batch, mesh))
-        if pending is not None:
-            total = metric.add(total, pending)
-        pending = found
-    values = metric.summarize(metric.add(total, pending), types)
-    del values["smoothed_loss"]  # nothing is smoothed here
-    return values
+        if unread is not None:
+            total = add(total, unread)
+        unread = found
+    return add(total, unread)
 
 
 def due(step: int, every: int, ended_epoch: bool) -> bool:

@@ -36,10 +36,14 @@ def add(total: Mapping[str, Any] | None, sums: Mapping[str, Any]) -> dict[str, A
 
 
 class Metrics:
-    """Writes a run's metrics; on all processes but the first it does nothing."""
+    """Shows and writes a run's metrics; on all processes but the first it only computes them."""
 
-    def __init__(self, run: RunFolder, step: int, total_steps: int):
+    def __init__(
+        self, run: RunFolder, step: int, total_steps: int, types: list[str], log_every: int, tokens_per_step: int
+    ):
         """Continues after `step`: what an interrupted run wrote about later steps is forgotten."""
+        self._types, self._log_every, self._tokens_per_step = types, log_every, tokens_per_step
+        self._window, self._last, self._total_steps = None, (time.monotonic(), step), total_steps
         self._active = jax.process_index() == 0
         if not self._active:
             return
@@ -49,31 +53,30 @@ class Metrics:
         # A bar that redraws itself belongs on a terminal; a log file gets a line now and then.
         every = 0.5 if sys.stderr.isatty() else 20
         self._bar = tqdm(total=total_steps, initial=step, unit="step", mininterval=every, dynamic_ncols=True)
-        self._last = (time.monotonic(), step)
 
-    def progress(self, step: int, loss: float) -> None:
-        """Moves the bar to `step`."""
+    def train(self, step: int, sums: Mapping[str, Any], more: Mapping[str, float]) -> None:
+        """Moves the bar; every `log_every` steps writes the means over them, and the speed."""
+        self._window = add(self._window, {name: value for name, value in sums.items() if name != "grad_norm"})
         if self._active:
-            self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            self._bar.set_postfix_str(f"loss {float(sums['loss']) / max(float(sums['count']), 1):.3f}", refresh=False)
             self._bar.update(step - self._bar.n)
-
-    def train(self, step: int, values: dict[str, Any], tokens_per_step: int) -> None:
-        """Writes a line of training metrics; the speed is that since the line before."""
-        if self._active:
+        if step % self._log_every == 0 or step == self._total_steps:
             now, (then, before) = time.monotonic(), self._last
-            self._last = (now, step)
-            values["tokens_per_second"] = round((step - before) * tokens_per_step / max(now - then, 1e-9), 1)
+            speed = round((step - before) * self._tokens_per_step / max(now - then, 1e-9), 1)
             memory = memory_gb()
-            self._write(step, "train", values | ({"memory_gb": memory} if memory else {}))
+            values = summarize(self._window, self._types) | {"grad_norm": float(sums["grad_norm"]), **more}
+            values |= {"tokens_per_second": speed} | ({"memory_gb": memory} if memory else {})
+            self._write(step, "train", values)
+            self._window, self._last = None, (now, step)
 
-    def valid(self, step: int, values: dict[str, Any]) -> None:
-        """Writes a line of validation metrics and shows it."""
-        if self._active:
-            self._write(step, "valid", values)
-            self._last = (time.monotonic(), step)
-            self.say(
-                f"step {step}: validation loss {values['loss']:.4f} nats a token, accuracy {values['accuracy']:.3f}"
-            )
+    def valid(self, step: int, sums: Mapping[str, Any]) -> float:
+        """Writes and shows the means over a validation; returns its loss in nats a token."""
+        values = summarize(sums, self._types)
+        del values["smoothed_loss"]  # nothing is smoothed here
+        self._write(step, "valid", values)
+        self.say(f"step {step}: validation loss {values['loss']:.4f} nats a token, accuracy {values['accuracy']:.3f}")
+        self._last = (time.monotonic(), step)  # the time it took is not the training's
+        return values["loss"]
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
@@ -88,6 +91,8 @@ class Metrics:
             self._file.close()
 
     def _write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+        if not self._active:
+            return
         self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         for name, value in values.items():
             items = {f"{name}/{kind}": v for kind, v in value.items()} if isinstance(value, Mapping) else {name: value}

@@ -1,6 +1,8 @@
 """The command as people run it: real processes."""
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from amt_jax.data.card import Card
-from data_prep.outcome import read
 from tests.music_files import tune, write
 
 ROOT = Path(__file__).parents[2]
@@ -43,11 +43,11 @@ def music(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("music")
     for index in range(40):
         write(tune(index, 100), folder / f"{('Bach', 'Ödön')[index % 2]}/{index}.mid")
-    # One that takes seconds, so that there is a middle to be killed in.
-    long = tune(99, 20_000)
-    for shift in range(1, 6):
-        long.tracks.append(tune(99, 20_000, transpose=shift).tracks[0])
-    write(long, folder / "Bach/0 long.mid")
+    # Enough to do that there is a middle to be stopped in: long pieces, all different, of one family.
+    long = tune(99, 2000)
+    for index in range(200):
+        long.tracks[0].notes[index].duration += 120
+        write(long, folder / f"Bach/long/{index}.mid")
     (folder / "Ödön/wreck.MID").write_bytes(b"MThd and no more")
     return folder
 
@@ -57,9 +57,10 @@ def straight(music, tmp_path_factory) -> dict[str, bytes]:
     dataset = tmp_path_factory.mktemp("straight") / "ds"
     code, out, errors = run(f"--input={music}", f"--output={dataset}", "--workers=2")
     assert (code, errors) == (0, [])
-    assert "42 files: 41 pieces" in out
+    assert "241 files: 240 pieces" in out
     assert "1 left out: not a MIDI file" in out
-    assert "Bach 21" in out
+    assert "Bach 220, Ödön 20, OTHER 0" in out
+    assert "Bach/long (200)" in out
     assert f"--config.dataset={dataset}" in out
     return content(dataset)
 
@@ -73,32 +74,38 @@ def test_one_worker_makes_the_same_bytes_as_two(music, straight, tmp_path):
     assert out.startswith("nothing changed")
 
 
+@contextlib.contextmanager
+def in_the_middle(*flags):
+    """The command, started, when it has prepared some files but not all."""
+    with start(*flags, start_new_session=True) as process:
+        said = ""
+        while not re.search(r"tokenizing: .*\| [1-9]\d*/", said):
+            assert process.poll() is None, said
+            said += process.stderr.read(1)
+        yield process
+
+
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_in_the_middle_and_run_again(music, straight, tmp_path, sent):
     flags = (f"--input={music}", f"--output={tmp_path / 'ds'}", "--workers=2")
-    process = start(*flags, start_new_session=True)
-    journal = tmp_path / "ds/.prepare/journal.sqlite"
-    while not journal.exists() and process.poll() is None:
-        time.sleep(0.01)
-    time.sleep(1.0)
-    assert process.poll() is None
-    process.send_signal(sent)
-    _, errors = process.communicate(timeout=30)
+    with in_the_middle(*flags) as process:
+        # As a terminal does it: Ctrl-C goes to the workers too.
+        (os.killpg if sent == signal.SIGINT else os.kill)(process.pid, sent)
+        errors = process.communicate(timeout=30)[1]
     assert process.returncode == {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130}[sent]
     assert "Traceback" not in errors
     assert not (tmp_path / "ds/dataset.json").exists()
     if sent == signal.SIGINT:
-        assert "run the same command again" in errors
+        assert re.search(r"interrupted: [1-9]\d* of 241 files are done; run the same command again", errors)
     code, *_ = run(*flags)
     assert code == 0
     assert content(tmp_path / "ds") == straight
 
 
 def test_no_worker_outlives_a_killed_command(music, tmp_path):
-    process = start(f"--input={music}", f"--output={tmp_path / 'ds'}", "--workers=2", start_new_session=True)
-    time.sleep(2.0)
-    process.kill()
-    process.communicate(timeout=60)  # Waits until every process that holds its pipes has gone.
+    with in_the_middle(f"--input={music}", f"--output={tmp_path / 'ds'}", "--workers=2") as process:
+        process.kill()
+        process.communicate(timeout=60)  # Waits until every process that holds its pipes has gone.
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         try:
@@ -107,20 +114,6 @@ def test_no_worker_outlives_a_killed_command(music, tmp_path):
             return
         time.sleep(0.1)
     pytest.fail("workers are still there")
-
-
-def test_a_time_out_skips_the_file_and_a_later_run_tries_it_again(music, tmp_path):
-    flags = (f"--input={music}", f"--output={tmp_path / 'ds'}", "--workers=2")
-    code, out, _ = run(*flags, "--timeout=0.5")
-    assert code == 0
-    assert "1 left out: timed out" in out
-    (row,) = [row for row in read(tmp_path / "ds") if row.reason == "timed out"]
-    assert row.source == "Bach/0 long.mid"
-    code, out, _ = run(*flags)
-    assert code == 0
-    assert "(1 new)" in out
-    assert "timed out" not in out
-    assert sum(split.records for split in Card.load(tmp_path / "ds").splits.values()) == 41
 
 
 @pytest.mark.parametrize(

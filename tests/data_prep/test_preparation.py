@@ -28,7 +28,7 @@ def loop(monkeypatch):
 
     class Loop:
         def __init__(self):
-            self.done, self.stop = [], -1
+            self.done, self.stop, self.hangs = [], -1, "nothing"
 
         def __call__(self, function, tasks, *_):
             self.done = []
@@ -36,7 +36,7 @@ def loop(monkeypatch):
                 if len(self.done) == self.stop:
                     raise KeyboardInterrupt
                 self.done.append(task[0])
-                yield task, function(*task)
+                yield task, pool.Failure(pool.TIMED_OUT, "") if task[0].endswith(self.hangs) else function(*task)
 
     loop = Loop()
     monkeypatch.setattr(pool, "run_all", loop)
@@ -179,6 +179,19 @@ def test_killed_at_any_file_of_the_commit(music, tmp_path, monkeypatch, append):
         prepare(str(music), dataset, SETTINGS)
         assert content(dataset) == content(tmp_path / "straight"), step
     assert step > 8
+
+
+def test_a_file_that_timed_out_is_tried_again(music, tmp_path, loop):
+    loop.hangs = "Cage/0.mid"
+    card = prepare(str(music), tmp_path / "ds", SETTINGS).card
+    assert card.skipped == {"duplicate": 1, "not a MIDI file": 1, "timed out": 1}
+    assert not prepare(str(music), tmp_path / "ds", SETTINGS).changed
+    assert len(loop.done) == 1
+    loop.hangs = "nothing"
+    report = prepare(str(music), tmp_path / "ds", SETTINGS)
+    assert report.added == 1
+    assert report.card.skipped == {"duplicate": 1, "not a MIDI file": 1}
+    assert rows(tmp_path / "ds")["Cage/0.mid"].kept
 
 
 def test_new_files_keep_every_split_and_id(music, tmp_path):
@@ -331,7 +344,7 @@ def test_too_little_music_leaves_nothing_behind(tmp_path):
     write(tune(0), tmp_path / "in/0.mid")
     write(tune(0), tmp_path / "in/1.mid")
     (tmp_path / "in/2.mid").write_bytes(b"wreck")
-    with pytest.raises(UserError, match=r"only 1 of 3.*1 duplicate"):
+    with pytest.raises(UserError, match=r"1 of 3.*1 duplicate"):
         prepare(str(tmp_path / "in"), tmp_path / "ds", SETTINGS)
     (tmp_path / "in/0.mid").write_bytes(b"wreck")
     (tmp_path / "in/1.mid").write_bytes(b"wreck too")

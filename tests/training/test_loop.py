@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -89,6 +90,16 @@ def test_load_model_finds_best_last_and_steps(straight, dataset):
     assert fingerprint(params) != fingerprint(jax.tree.map(lambda x: x + 1e-6, params))
     with pytest.raises(UserError, match=r"no checkpoint 5; it has best, last, 3, 4, 6"):
         straight.load_model(5)
+
+
+def test_a_damaged_checkpoint_is_said(straight, tmp_path):
+    shutil.copytree(straight.path, tmp_path / "copy")
+    for path in (tmp_path / "copy" / "checkpoints" / "6" / "params").rglob("*"):
+        if path.is_file() and path.parent.name == "d":
+            path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"cannot read checkpoint 6 .* remove its folder to use another"):
+        RunFolder(tmp_path / "copy").load_model("last")
+    RunFolder(tmp_path / "copy").load_model(4)
 
 
 def test_resumed_equals_straight_bit_for_bit(straight, tmp_path, make_config, monkeypatch, final_state, capsys):

@@ -1,5 +1,6 @@
 """Training as a person runs it: real processes, killed and interrupted."""
 
+import functools
 import os
 import random
 import signal
@@ -11,6 +12,8 @@ import jax
 import numpy as np
 import pytest
 
+from amt_jax.errors import run_command
+from amt_jax.train import main
 from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.run_folder import RunFolder
 
@@ -74,7 +77,8 @@ def test_killed_at_random_steps_and_resumed_is_the_same_bit_for_bit(straight, tm
         wait_for_step(process, run, step)
         process.kill()
         assert finish(process)[0] == -signal.SIGKILL
-        assert Checkpoints(run.checkpoints_path).latest >= step - 6, reached
+        # A save every 5 steps, of which the newest may have been on its way.
+        assert (Checkpoints(run.checkpoints_path).latest or 0) >= step - 11, reached
     code, out, err = finish(start(command(run.path)))
     assert code == 0, err
     assert "resuming" in out
@@ -121,11 +125,8 @@ def test_signals_save_and_say_how_to_resume(straight, tmp_path, command, final_s
     assert_same_state(run, straight, final_state)
 
 
-def test_what_a_person_gets_wrong_is_one_line_and_code_2(tmp_path, command, write_dataset, make_pieces):
+def test_what_a_person_gets_wrong_is_one_line_and_code_2(tmp_path, command, write_dataset, make_pieces, capsys):
     """In one process, through the same entry that the command uses."""
-    from amt_jax.errors import run_command
-    from amt_jax.train import main
-
     damaged = tmp_path / "damaged"
     card = write_dataset(damaged, make_pieces([40, 50, 60]))
     shard = damaged / card.splits["train"].shards[0].file
@@ -145,25 +146,28 @@ def test_what_a_person_gets_wrong_is_one_line_and_code_2(tmp_path, command, writ
         "(did you mean 'optimizer.learning_rate'": command(run, "--config.optimizer.lerning_rate=1"),
         "(did you mean '--run'": command(run, "--runs=3"),
         "(did you mean 'demo'": command(run, "--config=demos"),
-        "no config file nowhere.py": command(run, "--config=nowhere.py"),
+        "neither a file nor a name": command(run, "--config=nowhere.py"),
         "invalid literal for int()": command(run, "--config.steps=many"),
         "overrides look like": command(run, "surprise"),
         "give --config, for example --config=demo": ["-m", "amt_jax.train", f"--run={run}"],
     }
     for expected, words in cases.items():
-        with pytest.raises(SystemExit) as error, pytest.MonkeyPatch.context() as patch:
-            messages = []
-            patch.setattr("builtins.print", lambda text, *_, messages=messages, **__: messages.append(text))
-            run_command(lambda words=words: main(words[words.index("amt_jax.train") + 1 :]))
+        with pytest.raises(SystemExit) as error:
+            run_command(functools.partial(main, words[words.index("amt_jax.train") + 1 :]))
         assert error.value.code == 2, expected
-        assert len(messages) == 1, messages
-        assert "\n" not in messages[0]
-        assert expected in messages[0]
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.count("\n") == 1, err
+        assert expected in err
     assert not run.exists()
 
 
 def test_help_is_fast_and_imports_nothing_heavy():
-    code = "import sys; from amt_jax.train import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint('jax' in sys.modules)"
+    code = (
+        "import sys; from amt_jax.train import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print('jax' in sys.modules)"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "--config.optimizer.learning_rate" in out
     assert out.splitlines()[-1] == "False"

@@ -1,0 +1,32 @@
+"""`amt COMMAND ...`: one name for all commands."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+from amt_jax.errors import near
+
+COMMANDS = {
+    "prepare": ("data_prep.midi", "a folder of MIDI files -> a dataset folder"),
+    "train": ("amt_jax.train", "a dataset folder -> a run folder"),
+    "generate": ("amt_jax.generate", "a run folder and a wish -> music"),
+    "evaluate": ("amt_jax.evaluate", "a run folder -> a report"),
+    "demo": ("amt_jax.demo", "all of these once, on music that comes along or on your own"),
+}
+
+
+def main() -> None:
+    """Runs a command as `python -m` would."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        print("usage: amt COMMAND [--help] ...\n\ncommands:")
+        for command, (module, what) in COMMANDS.items():
+            print(f"  {command:{width}}  {what}  (python -m {module})")
+        return
+    if name not in COMMANDS:
+        print(f"error: unknown command {near(name, list(COMMANDS))}", file=sys.stderr)
+        sys.exit(2)
+    del sys.argv[1]
+    runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)

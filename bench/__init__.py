@@ -1,0 +1,1 @@
+"""Speed against named peers; each module prints a table and writes json."""

@@ -1,0 +1,64 @@
+import dataclasses
+
+import jax
+import pytest
+
+from amt_jax.data.card import Card, Vocabulary
+from amt_jax.errors import UserError
+from amt_jax.model.params import abstract_model
+from amt_jax.model.transformer import TransformerConfig
+from amt_jax.tokens.spec import TokenSpec
+from amt_jax.train import load_config, override
+from amt_jax.training.config import ModelConfig, TrainConfig, transformer_config
+
+
+def parameters(name):
+    composers = Vocabulary("categorical", tuple(f"composer {i}" for i in range(238)))
+    card = Card(TokenSpec("remi", 1, 419, 0, 1, 2, {"all": (0, 419)}), {}, {"composer": composers})
+    config = transformer_config(TrainConfig.from_json(load_config(name)), card)
+    return sum(x.size for x in jax.tree.leaves(abstract_model(config).shapes))
+
+
+def test_remi_composer_is_system_r():
+    config = TrainConfig.from_json(load_config("remi_composer"))
+    model, optimizer, composer = config.model, config.optimizer, config.conditions["composer"]
+    assert (model.num_layers, model.num_heads, model.d_model, model.d_ff, config.context) == (8, 8, 512, 2048, 8192)
+    assert (model.dropout, model.remat, composer.scale, composer.dropout) == (0.1, True, 0.25, 0.6)
+    assert (config.batch_size, config.accumulation, optimizer.learning_rate, optimizer.warmup) == (2, 8, 5e-4, 0.05)
+    assert (optimizer.clip_norm, config.label_smoothing, config.token_dropout, config.save_every) == (1.0, 0.1, 0.01, 0)
+    assert 25e6 <= parameters("remi_composer") <= 30e6
+
+
+def test_remi_modern_is_as_large():
+    assert parameters("remi_modern") == pytest.approx(parameters("remi_composer"), rel=0.05)
+
+
+def test_the_model_section_and_the_network_agree_on_their_fields():
+    derived = {"vocab_size", "num_streams", "context_length", "conditions"}
+    names = {field.name for field in dataclasses.fields(TransformerConfig)}
+    assert {field.name for field in dataclasses.fields(ModelConfig)} == names - derived
+
+
+def test_configs_are_found_by_name_and_path(tmp_path, monkeypatch):
+    by_name = load_config("demo")
+    assert by_name == load_config("configs/demo.py")
+    monkeypatch.chdir(tmp_path)
+    assert by_name == load_config("configs/demo.py") == load_config("demo")
+    lines = "from configs import demo", "def get_config(arg):", "    return demo.get_config() if arg == '7' else None"
+    (tmp_path / "mine.py").write_text("\n".join(lines))
+    assert load_config(f"{tmp_path}/mine.py:7") == by_name
+    with pytest.raises(UserError, match=r"no config .*demo.*: neither a file nor a name"):
+        load_config(f"{tmp_path}/demo.py")
+
+
+def test_overrides_keep_types_and_name_near_fields():
+    fields = load_config("demo")
+    changed = override(
+        fields, ["--config.optimizer.learning_rate=1", "--config.model.remat=true", "--config.seed", "5"]
+    )
+    assert changed["optimizer"]["learning_rate"] == 1.0
+    assert changed["model"]["remat"] is True
+    assert changed["seed"] == 5
+    assert fields == load_config("demo")
+    with pytest.raises(UserError, match=r"unknown field --config\.'model\.n_layers' \(did you mean 'model\.num_l"):
+        override(fields, ["--config.model.n_layers=2"])
