@@ -7,6 +7,7 @@ float32; ours runs the whole sampler with its grammar. Both stay loaded and take
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from pathlib import Path
 
@@ -51,9 +52,8 @@ def our_generator(prompt: int, tokens: int):
     """A function: rows -> the seconds of generating them all."""
     import jax
     import numpy as np
-    from flax import nnx
 
-    from amt_jax.model.transformer import Transformer
+    from amt_jax.model.params import init_params
     from amt_jax.sampling.sampler import Request, Sampler
     from amt_jax.sampling.settings import GenerationSettings
     from amt_jax.tokens.grammar import Grammar
@@ -62,7 +62,7 @@ def our_generator(prompt: int, tokens: int):
 
     config = decoder(**SIZES)
     tokenizer = SymbolicTokenizer.create("remi")
-    params = jax.jit(lambda key: nnx.state(Transformer(config, rngs=nnx.Rngs(key))))(jax.random.key(0))
+    params = jax.jit(functools.partial(init_params, config))(jax.random.key(0))
     sampler = Sampler(config, params, tokenizer.spec, Grammar.create(tokenizer.spec, tokenizer.names))
     ids = np.full(prompt - 1, tokenizer.names.index("Bar_None"), np.uint16)
 

@@ -299,7 +299,7 @@ class Sampler:
             controls=Controls(
                 seed=column("seed", jnp.uint32),
                 temperature=column("temperature", jnp.float32),
-                top_k=jnp.minimum(column("top_k", jnp.int32), self.spec.vocab_size),
+                top_k=column("top_k", jnp.int32),
                 top_p=column("top_p", jnp.float32),
                 min_p=column("min_p", jnp.float32),
                 repetition_penalty=column("repetition_penalty", jnp.float32),
