@@ -208,12 +208,15 @@ def test_cache_and_no_cache_give_the_same_logits(setup, forward, guided):
         logits = logits[:, 0]
 
 
-def test_growing_the_window_changes_nothing(setup, monkeypatch, prompts):
+def test_growing_the_window_changes_nothing(setup, monkeypatch):
     wanted = GenerationSettings(seconds=600, max_tokens=100, seed=1)  # then it moves
-    request = Request(wanted, {"composer": 1}, prompts(3))
+    request = Request(wanted, {"composer": 1})
     whole = generate(setup, [request])[0]
-    monkeypatch.setattr(sampler, "SMALLEST_WINDOW", 32)
+    sizes = []
+    monkeypatch.setattr(sampler, "SMALLEST_WINDOW", 24)
+    monkeypatch.setattr(cache, "grow", lambda held, slots, grow=cache.grow: sizes.append(slots) or grow(held, slots))
     grown = generate(setup, [request])[0]
+    assert sizes == [48, 64]
     np.testing.assert_array_equal(grown.ids, whole.ids)
     assert len(whole.ids) == 100
 
