@@ -29,7 +29,7 @@ from amt_jax.tokens.grammar import Grammar, GrammarState
 from amt_jax.tokens.spec import TokenSpec
 
 STEPS_A_DISPATCH = 128  # the compiled loop runs this long between two looks from the host
-SMALLEST_WINDOW = 512  # the window starts with so many slots and doubles up to the context
+SMALLEST_WINDOW = 256  # the window starts with so many slots and doubles up to the context
 MAX_CANDIDATES = 64  # top-k up to this is sampled among so many candidates; above it, or without top-k, among all
 
 
