@@ -14,7 +14,8 @@ Kinds of states, named by what came last (bars and positions; REMI):
     POSITION -> Tempo | note                      a tempo comes before the notes of its position
     TEMPO, NOTE -> note
     METER, TEMPO, NOTE, REST -> EOS               between notes, once there is one
-    note: [Program] Pitch Velocity Duration, or Program_-1 PitchDrum Velocity Duration
+    note: [Program] Pitch Velocity Duration, or Program_-1 PitchDrum Velocity Duration; the notes of one moment
+          ascend, by program and then by pitch, drums last
 
 and with time shifts (TSD):
 
@@ -49,6 +50,9 @@ KINDS = (
     *("PITCH", "VELOCITY", "NOTE", "REST", "SHIFT", "END"),
 )
 
+DRUMS = 128  # Where drums stand among programs.
+RANKS = 128  # Pitches a program: a note's rank is its program times this, plus its pitch.
+
 Array = Any  # A numpy or a jax array.
 
 
@@ -64,6 +68,8 @@ class GrammarState(NamedTuple):
       position_ticks: ticks a position, by the time signature.
       note_end: where the last sounding note ends.
       notes: complete notes so far.
+      program: of the note that is being written.
+      highest: rank of the last note of this moment, -1 if there is none; the next one's must be higher.
       seconds: seconds from the start to now.
       tick_seconds: seconds a tick, by the tempo.
     """
@@ -76,6 +82,8 @@ class GrammarState(NamedTuple):
     position_ticks: Array
     note_end: Array
     notes: Array
+    program: Array
+    highest: Array
     seconds: Array
     tick_seconds: Array
 
@@ -93,6 +101,9 @@ class Grammar:
       rest: [W] int32, positions from the end of the last note, 0 if not a Rest.
       shift: [W] int32, positions from now, 0 if not a TimeShift.
       length: [W] int32, positions of a Duration, else 0.
+      pitch: [W] int32, of a Pitch or PitchDrum, else -1.
+      program: [W] int32, of a Program, 128 for drums, else -1.
+      top: [W] int32, the rank of the highest note that a Program can have, else 0.
       bar_ticks: [W] int32, ticks a bar of a TimeSig, else 0.
       position_ticks: [W] int32, ticks a position of a TimeSig, else 0.
       tick_seconds: [W] float32, seconds a tick of a Tempo, else 0.
@@ -109,6 +120,9 @@ class Grammar:
     rest: np.ndarray
     shift: np.ndarray
     length: np.ndarray
+    pitch: np.ndarray
+    program: np.ndarray
+    top: np.ndarray
     bar_ticks: np.ndarray
     position_ticks: np.ndarray
     tick_seconds: np.ndarray
@@ -146,10 +160,14 @@ class Grammar:
         common = (per_beat * 4 * finest // 4, finest // 4)  # Ticks a bar and a position in 4/4.
         with_bars = "Bar" in kinds
         # Before the first Bar token, bar -1: one full bar before tick 0.
-        clock = (0, -1, -common[0], *common, 0, 0) if with_bars else (0, 0, 0, *common, 0, 0)
+        clock = (0, -1, -common[0], *common, 0, 0, 0, -1) if with_bars else (0, 0, 0, *common, 0, 0, 0, -1)
         initial = GrammarState(
             *(np.int32(each) for each in (KINDS.index("START"), *clock)), np.float32(0), np.float32(tick_seconds(tempo))
         )
+        pitch = column("Pitch", int, -1) + column("PitchDrum", int, -1) + 1
+        program = column("Program", lambda v: int(v) % (DRUMS + 1), -1)  # drums are Program_-1
+        highest = [pitch[kinds == kind].max(initial=0) for kind in ("Pitch", "PitchDrum")]
+        top = np.where(program >= 0, program * RANKS + np.array(highest)[(program == DRUMS).astype(int)], 0)
         longest = max(map(len, spec.merges), default=1)
         expansion = np.full((spec.vocab_size, longest), -1, np.int32)
         expansion[: spec.base_size, 0] = np.arange(spec.base_size)
@@ -164,6 +182,9 @@ class Grammar:
             rest=column("Rest", positions),
             shift=column("TimeShift", positions),
             length=column("Duration", positions),
+            pitch=pitch,
+            program=program,
+            top=top.astype(np.int32),
             bar_ticks=column("TimeSig", lambda v: meter(v)[0] * per_beat * finest // meter(v)[1]),
             position_ticks=column("TimeSig", lambda v: finest // meter(v)[1]),
             tick_seconds=column("Tempo", lambda v: tick_seconds(float(v)), dtype=np.float32),
@@ -201,6 +222,12 @@ class Grammar:
         allowed &= (meter_ticks == 0) | (tick == state.bar_tick)
         allowed &= (token != self.eos) | (state.notes > 0)
 
+        highest = xp.where(tick > state.tick, -1, state.highest)
+        pitch, program = of(self.pitch), of(self.program)
+        rank = state.program * RANKS + pitch
+        allowed &= (pitch < 0) | (rank > highest)
+        allowed &= (program < 0) | (of(self.top) > highest)
+
         bars = (tick - state.bar_tick) // state.bar_ticks
         length = of(self.length)
         return allowed, GrammarState(
@@ -214,6 +241,8 @@ class Grammar:
                 length > 0, xp.maximum(state.note_end, tick + length * state.position_ticks), state.note_end
             ),
             notes=state.notes + (length > 0),
+            program=xp.where(program >= 0, program, state.program),
+            highest=xp.where(pitch >= 0, rank, highest),
             seconds=state.seconds + (tick - state.tick).astype(np.float32) * state.tick_seconds,
             tick_seconds=xp.where(seconds > 0, seconds, state.tick_seconds),
         )

@@ -16,13 +16,13 @@ from symusic import Note, Score, Tempo, Track
 from amt_jax.errors import UserError, near
 from amt_jax.music.midi import MidiError
 from amt_jax.tokens.encoder import Encoder
+from amt_jax.tokens.grammar import DRUMS
 from amt_jax.tokens.spec import TokenSpec
 
 if TYPE_CHECKING:
     import miditok
 
 FILE = "tokenizer.json"
-DRUMS = 128  # Where a drum track sorts: after the last program.
 FIRST_CHARACTER = 33  # MidiTok writes id i as the character i + 33.
 
 

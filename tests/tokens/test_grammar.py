@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from symusic import Note, Score, Track
 
 from amt_jax.music.midi import MidiError
-from amt_jax.tokens.grammar import KINDS, Grammar, GrammarState
+from amt_jax.tokens.grammar import DRUMS, KINDS, Grammar, GrammarState
 from amt_jax.tokens.symbolic import PRESETS, SymbolicTokenizer
 
 EXAMPLE = (
@@ -107,12 +107,42 @@ def test_what_is_accepted_decodes_to_what_the_clock_says(tokenizer, grammar, see
         assert sorted(note.time for track in score.tracks for note in track.notes) == onsets[row]
         first, stop = tokenizer.spec.ranges["Duration"]
         assert state.notes[row] == np.sum((bases[row] >= first) & (bases[row] < stop))
+        notes = [
+            (note.time, DRUMS if track.is_drum else track.program, note.pitch)
+            for track in score.tracks
+            for note in track.notes
+        ]
+        assert len(set(notes)) == len(notes), "the same note twice at once"
         if onsets[row]:
             assert max(note.end for track in score.tracks for note in track.notes) == state.note_end[row]
         tick = int(state.tick[row])
         assert bar_of(score, tick) == state.bar[row]
         score.tracks = [Track(notes=[Note(tick, 1, 60, 60)])]
         np.testing.assert_allclose(score.to("second").tracks[0].notes[0].time, state.seconds[row], rtol=1e-4)
+
+
+def test_the_notes_of_a_moment_ascend_by_program_and_pitch_drums_last():
+    tokenizer = SymbolicTokenizer.create("remi_multitrack")
+    grammar = Grammar.create(tokenizer.spec, tokenizer.names)
+
+    def accepted(*names: str) -> bool:
+        state, every = grammar.start(), True
+        for name in ["Bar_None", "TimeSig_4/4", "Position_0", *names]:
+            allowed, state = grammar.run(state, tokenizer.names.index(name))
+            every &= bool(allowed)
+        return every
+
+    def note(program: int, pitch: int) -> list[str]:
+        kind = "PitchDrum" if program == -1 else "Pitch"
+        return [f"Program_{program}", f"{kind}_{pitch}", "Velocity_63", "Duration_1.0.8"]
+
+    assert accepted(*note(0, 60), *note(0, 64), *note(5, 40), *note(-1, 38), *note(-1, 42))
+    assert not accepted(*note(0, 60), *note(0, 60))
+    assert not accepted(*note(0, 64), *note(0, 60))
+    assert not accepted(*note(5, 40), "Program_0")
+    assert not accepted(*note(-1, 38), "Program_0")
+    assert not accepted(*note(0, 108), "Program_0")
+    assert accepted(*note(5, 40), "Position_1", *note(0, 60))
 
 
 def test_the_worked_example():
