@@ -44,8 +44,8 @@ def music(tmp_path_factory) -> Path:
     for index in range(40):
         write(tune(index, 100), folder / f"{('Bach', 'Ödön')[index % 2]}/{index}.mid")
     # Enough to do that there is a middle to be stopped in: long pieces, all different, of one family.
-    long = tune(99, 2000)
-    for index in range(200):
+    long = tune(99, 2500)
+    for index in range(500):
         long.tracks[0].notes[index].duration += 120
         write(long, folder / f"Bach/long/{index}.mid")
     (folder / "Ödön/wreck.MID").write_bytes(b"MThd and no more")
@@ -57,10 +57,10 @@ def straight(music, tmp_path_factory) -> dict[str, bytes]:
     dataset = tmp_path_factory.mktemp("straight") / "ds"
     code, out, errors = run(f"--input={music}", f"--output={dataset}", "--workers=2")
     assert (code, errors) == (0, [])
-    assert "241 files: 240 pieces" in out
+    assert "541 files: 540 pieces" in out
     assert "1 left out: not a MIDI file" in out
-    assert "Bach 220, Ödön 20, OTHER 0" in out
-    assert "Bach/long (200)" in out
+    assert "Bach 520, Ödön 20, OTHER 0" in out
+    assert "Bach/long (500)" in out
     assert f"--config.dataset={dataset}" in out
     return content(dataset)
 
@@ -96,7 +96,7 @@ def test_stopped_in_the_middle_and_run_again(music, straight, tmp_path, sent):
     assert "Traceback" not in errors
     assert not (tmp_path / "ds/dataset.json").exists()
     if sent == signal.SIGINT:
-        assert re.search(r"interrupted: [1-9]\d* of 241 files are done; run the same command again", errors)
+        assert re.search(r"interrupted: [1-9]\d* of 541 files are done; run the same command again", errors)
     code, *_ = run(*flags)
     assert code == 0
     assert content(tmp_path / "ds") == straight

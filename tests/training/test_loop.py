@@ -92,6 +92,8 @@ def test_load_model_finds_best_last_and_steps(straight, dataset):
         straight.load_model(5)
 
 
+# Other reads of the same checkpoint still answer to orbax's event loop, which the first error closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_checkpoint_is_said(straight, tmp_path):
     shutil.copytree(straight.path, tmp_path / "copy")
     for path in (tmp_path / "copy" / "checkpoints" / "6" / "params").rglob("*"):
@@ -138,7 +140,8 @@ def test_a_changed_config_is_refused_with_its_differences(straight, make_config,
     changed = make_config({"seed": 3, "optimizer.learning_rate": 1.0, "log_every": 5, "keep": 2})
     with pytest.raises(UserError) as error:
         train(changed, straight)
-    assert "config.optimizer.learning_rate: 0.002 -> 1.0; config.seed: 0 -> 3" in str(error.value)
+    before = straight.config.optimizer.learning_rate
+    assert f"config.optimizer.learning_rate: {before} -> 1.0; config.seed: 0 -> 3" in str(error.value)
     assert "log_every" not in str(error.value)
     write_dataset(tmp_path / "other", [np.arange(3, 60)] * 4)
     with pytest.raises(UserError, match="content of the train split: "):
