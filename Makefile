@@ -23,6 +23,8 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 
 bench: $(VENV)/dev.stamp $(PEER)/stamp
+	$(BIN)/python -m data_prep.corpus --output=demo/midi
+	$(BIN)/python -m bench.prepare_speed
 	$(BIN)/python -m bench.train_speed --peer=$(PEER)/bin/python
 	$(BIN)/python -m bench.generate_speed --peer=$(PEER)/bin/python
 

@@ -1,4 +1,4 @@
-"""python -m amt_jax.generate: a run folder and a wish in, playable music out."""
+"""A run folder and a wish in, playable music out: python -m amt_jax.generate."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ a line of a batch file takes the same names: {"composer": "Bach", "seconds": 20,
 def make_parser() -> argparse.ArgumentParser:
     """The command's flags."""
     parser = argparse.ArgumentParser(
-        prog="amt_jax.generate",
+        prog="python -m amt_jax.generate",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -63,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    args = make_parser().parse_args()
+    args = make_parser().parse_args([underscored(word) for word in sys.argv[1:]])
     from amt_jax.sampling.generator import Generator, same_platform
     from amt_jax.training.run_folder import RunFolder
 
@@ -84,6 +84,13 @@ def main() -> None:
         interact(generator, asked, args)
     else:
         make(generator, generator.read_batch(args.batch, asked) if args.batch else generator.orders(asked), args)
+
+
+def underscored(word: str) -> str:
+    """Settings are spelt as in batch files, top_k; --top-k is taken too."""
+    name, equals, value = word.partition("=")
+    known = name.startswith("--") and not name.startswith("--no-")
+    return "--" + name[2:].replace("-", "_") + equals + value if known else word
 
 
 def make(generator, orders, args) -> None:

@@ -1,44 +1,41 @@
-"""Speed of `data_prep.midi` against plain MidiTok in a loop, in files a second.
+"""Preparation speed, in files a second, against plain MidiTok: `tokenizer(path)` in a loop in one process.
 
-    python bench/prepare_speed.py --input=DIR [--files=400] [--rounds=3] [--workers=N] [--output=FILE.json]
-
-Each round takes both sides over the same files, one after the other: `tokenizer(path)` in one process, and the whole
-preparation (finding, hashing, loading with checks, tokenizing, families, writing shards) with its workers and their
-start. Machines vary within minutes, so the figure to look at is the median of the rounds' ratios.
+Our side is the whole of it: finding, hashing, loading with checks, tokenizing, families, writing shards, with its
+workers and their start. Both take turns over the same files; what counts is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from amt_jax.errors import UserError, run_command
+from bench.peer import compare, take_turns, write_results
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", required=True, metavar="DIR", help="folder of MIDI files")
+def main() -> None:
+    """Reads the flags, measures, prints."""
+    parser = argparse.ArgumentParser(prog="python -m bench.prepare_speed", description=__doc__)
+    parser.add_argument("--input", default="demo/midi", metavar="DIR", help="MIDI files (default: the demo's)")
     parser.add_argument("--files", type=int, default=400, help="how many of them, evenly spaced (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="(default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, help="default: usable cores")
-    parser.add_argument("--output", metavar="FILE", help="where to write the figures as JSON")
+    parser.add_argument("--output", type=Path, default=Path("bench/results/prepare_speed.json"))
     args = parser.parse_args()
+    from importlib.metadata import version
+
     from data_prep import files, pool
 
+    if not Path(args.input).is_dir():
+        raise UserError(f"no folder {args.input!r}; name one with --input, or run `make demo` first")
     workers = args.workers or pool.usable_cores()
     found = files.find(args.input).paths
     count = min(args.files, len(found))
     if count < 3 or args.rounds < 1:
         raise UserError("at least 3 files and 1 round are needed")
-    rounds = []
     with tempfile.TemporaryDirectory() as folder:
         paths = []
         for index in range(count):
@@ -46,22 +43,11 @@ def main() -> int:
             target = Path(folder, "music", source.relative_to(args.input))
             target.parent.mkdir(parents=True, exist_ok=True)
             paths.append(shutil.copy(source, target))
-        for number in range(args.rounds):
-            sides = {"miditok": lambda: _plain(paths), "data_prep": lambda: _prepare(Path(folder), workers)}
-            # Turns about who goes first: what the machine does meanwhile hits both.
-            order = list(sides) if number % 2 == 0 else list(reversed(sides))
-            seconds = {side: sides[side]() for side in order}
-            rounds.append({side: count / seconds[side] for side in sides})
-            rounds[-1]["ratio"] = rounds[-1]["data_prep"] / rounds[-1]["miditok"]
-    median = {name: statistics.median(figures[name] for figures in rounds) for name in rounds[0]}
-    print(f"{'round':>8} {'MidiTok files/s':>16} {'data_prep files/s':>18} {'ratio':>7}")
-    for name, figures in [*enumerate(rounds, 1), ("median", median)]:
-        print(f"{name:>8} {figures['miditok']:16.1f} {figures['data_prep']:18.1f} {figures['ratio']:7.2f}")
-    print(f"{count} files, {workers} workers against one process")
-    if args.output:
-        result = {"files": count, "workers": workers, "rounds": rounds, "median": median}
-        Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
-    return 0
+        sides = {"ours": lambda: _prepare(Path(folder), workers), "peer": lambda: _plain(paths)}
+        seconds = take_turns(sides, args.rounds)
+    found = compare(seconds["ours"], seconds["peer"])
+    row = {"files": count, "workers": workers} | found | {"ours_files_s": count / found["ours_seconds"]}
+    write_results(args.output, [row], {"peer": f"miditok {version('miditok')}", "rounds": args.rounds})
 
 
 def _plain(paths: list[str]) -> float:
