@@ -18,12 +18,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.context = 512
     config.batch_size = 4
     config.accumulation = 1
-    config.steps = 1200
+    config.steps = 1500
     config.epochs = 0.0
     config.label_smoothing = 0.0
     config.token_dropout = 0.0
-    config.validate_every = 300
-    config.save_every = 300
+    config.validate_every = 500
+    config.save_every = 500
     config.save_minutes = 5.0
     config.log_every = 10
 
