@@ -1,4 +1,4 @@
-"""The one error a person can act on, and how every command shows it."""
+"""The errors a person can act on, and how every command shows them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,23 @@ class UserError(Exception):
     Commands print its message on one line and exit with code 2; anything else is a bug and
     keeps its traceback.
     """
+
+
+class MidiError(UserError):
+    """The file is not usable music.
+
+    Attributes:
+      reason: one of a fixed set of short phrases, for counting; the message is `reason: details`.
+    """
+
+    def __init__(self, reason: str, details: str = ""):
+        super().__init__(f"{reason}: {details}" if details else reason)
+        self.reason = reason
+        self.details = details
+
+    def __reduce__(self):
+        # Exceptions pickle by their message alone otherwise, and these cross process pools.
+        return type(self), (self.reason, self.details)
 
 
 def near(name: str, known: list[str]) -> str:

@@ -2,6 +2,7 @@ import os
 
 # Before jax is imported anywhere: sharding is tested on eight devices made of one CPU, and programs that run once
 # are compiled without the costly optimizations (half the time of all tests), as in JAX's own tests.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from symusic import Note, Score, TextMeta
 
-from amt_jax.errors import UserError
+from amt_jax.errors import MidiError
 
 MAX_BYTES = 32 << 20
 MAX_TICKS_PER_QUARTER = 32_767
@@ -16,23 +16,6 @@ MAX_BEATS = 20_000
 MAX_NOTES = 200_000
 MAX_TRACKS = 128
 TEMPO_RANGE = (4.0, 1000.0)
-
-
-class MidiError(UserError):
-    """The file is not usable music.
-
-    Attributes:
-      reason: one of a fixed set of short phrases, for counting; the message is `reason: details`.
-    """
-
-    def __init__(self, reason: str, details: str = ""):
-        super().__init__(f"{reason}: {details}" if details else reason)
-        self.reason = reason
-        self.details = details
-
-    def __reduce__(self):
-        # Exceptions pickle by their message alone otherwise, and these cross process pools.
-        return type(self), (self.reason, self.details)
 
 
 def load(path: str | os.PathLike) -> Score:

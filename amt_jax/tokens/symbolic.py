@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from symusic import Note, Score, Tempo, Track
 
-from amt_jax.errors import UserError, near
-from amt_jax.music.midi import MidiError
+from amt_jax.errors import MidiError, UserError, near
 from amt_jax.tokens.encoder import Encoder
 from amt_jax.tokens.grammar import DRUMS
 from amt_jax.tokens.spec import TokenSpec

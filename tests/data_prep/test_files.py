@@ -3,8 +3,7 @@ import unicodedata
 
 import pytest
 
-from amt_jax.errors import UserError
-from amt_jax.music.midi import MidiError
+from amt_jax.errors import MidiError, UserError
 from data_prep import files
 
 

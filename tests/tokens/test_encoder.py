@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amt_jax.music.midi import MidiError
+from amt_jax.errors import MidiError
 from amt_jax.tokens.encoder import Encoder
 from amt_jax.tokens.symbolic import PRESETS, SymbolicTokenizer
 

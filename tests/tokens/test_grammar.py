@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from symusic import Note, Score, Track
 
-from amt_jax.music.midi import MidiError
+from amt_jax.errors import MidiError
 from amt_jax.tokens.grammar import DRUMS, KINDS, Grammar, GrammarState
 from amt_jax.tokens.symbolic import PRESETS, SymbolicTokenizer
 
