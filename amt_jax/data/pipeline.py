@@ -81,7 +81,8 @@ class Augmentation:
             if amount and spec.merges:
                 # A shifted piece merges into another number of tokens, but the plan was made from lengths.
                 raise UserError(
-                    f"augmentation.{field} needs base tokens; prepare the dataset without --bpe, or set it to 0"
+                    f"augmentation.{field} needs base tokens, this dataset has BPE; "
+                    f"add --config.augmentation.{field}=0, or prepare the dataset without --bpe"
                 )
             if amount and kind not in spec.ranges:
                 raise UserError(f"augmentation.{field}: the {spec.name} vocabulary has no {kind} tokens; set it to 0")
