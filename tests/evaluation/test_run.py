@@ -126,7 +126,7 @@ def test_given_samples_are_judged(run, tmp_path, capsys, monkeypatch):
         (["--count=0"], "at least 1"),
         (["--seconds=-1"], "seconds"),
         (["--dataset=/nowhere"], "no dataset.json"),
-        (["--run=/nowhere"], "/nowhere"),
+        (["--run=/nowhere"], "no run in '/nowhere'"),
         (["--samples=/nowhere"], "no readable .mid"),
     ],
 )
