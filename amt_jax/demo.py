@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--midi", type=Path, metavar="DIR", help="your own MIDI files (default: music21's corpus)")
     parser.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR", help="default: %(default)s")
     args = parser.parse_args()
+    args.midi = args.midi and args.midi.expanduser()  # make MIDI=~/midis: not every shell expands that
     if args.midi and not args.midi.is_dir():
         raise UserError(f"no folder {str(args.midi)!r}; --midi is a folder of .mid files")
     begin = time.perf_counter()

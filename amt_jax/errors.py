@@ -39,7 +39,7 @@ def near(name: str, known: list[str]) -> str:
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Runs a command's `main`, turning `UserError` into one line and exit code 2, Ctrl-C into 130."""
+    """Runs a command's `main`, turning `UserError` and `OSError` into one line and exit code 2, Ctrl-C into 130."""
     try:
         sys.exit(main() or 0)
     except UserError as error:
@@ -52,3 +52,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         # The reader of our output (`| head`) went away: that is its right.
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        # A full disk, a folder that may not be written: the message names the file.
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -23,6 +23,7 @@ class Journal:
 
         Raises UserError if another process has it or it cannot be written.
         """
+        self._folder = file.parent
         try:
             self._open(file)
             self._use(configuration)
@@ -60,7 +61,7 @@ class Journal:
         return self._connection.execute("SELECT 1 FROM pieces WHERE sha256 = ?", (sha256,)).fetchone() is not None
 
     def __setitem__(self, sha256: str, piece: Piece) -> None:
-        self._connection.execute(
+        self._execute(
             "INSERT OR REPLACE INTO pieces VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 sha256,
@@ -86,10 +87,20 @@ class Journal:
 
     def commit(self) -> None:
         """Makes what was set so far survive a kill."""
-        self._connection.execute("COMMIT")
-        self._connection.execute("BEGIN")
+        if self._connection.in_transaction:  # A full disk ends it.
+            self._execute("COMMIT")
+        self._execute("BEGIN")
         self._committed = time.monotonic()
 
     def close(self) -> None:
-        self._connection.execute("COMMIT")
-        self._connection.close()
+        try:
+            if self._connection.in_transaction:
+                self._execute("COMMIT")
+        finally:
+            self._connection.close()
+
+    def _execute(self, *query) -> None:
+        try:
+            self._connection.execute(*query)
+        except sqlite3.OperationalError as error:
+            raise UserError(f"cannot write to {str(self._folder)!r}: {error}") from None

@@ -66,13 +66,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m data_prep.midi", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--input", required=True, metavar="DIR", help="folder of .mid and .midi files, at any depth")
-    add("--output", required=True, metavar="DATASET", help="dataset folder to make, or to add to")
+    # Shells expand ~ at the beginning of a word, not in --input=~/midis.
+    here = os.path.expanduser
+    add("--input", required=True, type=here, metavar="DIR", help="folder of .mid and .midi files, at any depth")
+    add("--output", required=True, type=here, metavar="DATASET", help="dataset folder to make, or to add to")
     add("--tokenizer", default="remi", help="remi (one piano, 419 ids), remi_multitrack or tsd (both with instruments)")
     add("--bpe", type=int, default=0, metavar="N", help="learn byte pair encoding up to N ids, 2000 say; 0: none")
     add("--workers", type=_positive(int), metavar="N", help="processes; as many as usable cores if not given")
     add("--timeout", type=_positive(float), default=60.0, metavar="SECONDS", help="for one file (default %(default)g)")
-    add("--metadata", metavar="FILE", help="a .csv or .jsonl table about the files")
+    add("--metadata", type=here, metavar="FILE", help="a .csv or .jsonl table about the files")
     add("--path-column", default="path", help="its column of paths relative to --input (default %(default)s)")
     add("--composer-column", metavar="COLUMN", help="its column of composers")
     add("--family-column", metavar="COLUMN", help="its column that names the work a file is a performance of")

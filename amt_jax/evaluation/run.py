@@ -159,6 +159,7 @@ def open_records(run: RunFolder, folder: str | os.PathLike, split: str, *, named
             f"dataset {folder} has another vocabulary ({card.spec.name}, {card.spec.vocab_size} ids) than run "
             f"{run.path} ({run.card.spec.name}, {run.card.spec.vocab_size} ids); prepare it with the run's tokenizer"
         )
+    card.verify(folder, (split,))
     # Between a dataset and a run conditions are matched by name.
     return Records(folder, dataclasses.replace(card, conditions=run.card.conditions), split)
 

@@ -190,7 +190,11 @@ def save_audio(score: Score, path: str | os.PathLike) -> None:
     soundfile = _import("soundfile", "pip install 'amt_jax[audio]'")
     audio = to_audio(score)
     # A millisecond of silence rather than an empty file, which not every player opens.
-    soundfile.write(path, audio if len(audio) else np.zeros((SAMPLE_RATE // 1000, 2), np.float32), SAMPLE_RATE)
+    audio = audio if len(audio) else np.zeros((SAMPLE_RATE // 1000, 2), np.float32)
+    try:
+        soundfile.write(path, audio, SAMPLE_RATE)
+    except soundfile.LibsndfileError as error:
+        raise UserError(f"cannot write {path}: {error}") from None
 
 
 @functools.cache

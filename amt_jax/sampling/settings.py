@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
-from amt_jax.errors import UserError, near
+from amt_jax.errors import UserError
 
 
 def _field(default: Any, low: float | None, high: float | None, help: str) -> Any:
@@ -40,12 +39,3 @@ class GenerationSettings:
             if not low <= number <= high:
                 raise UserError(f"{field.name} is between {low:.10g} and {high:.10g}, not {number:.10g}")
             object.__setattr__(self, field.name, number)
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> GenerationSettings:
-        """Settings from names and values (a line of a batch file, a request's body); UserError on an unknown name."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        for name in values:
-            if name not in names:
-                raise UserError(f"unknown setting {near(name, names)}")
-        return cls(**values)

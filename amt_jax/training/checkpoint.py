@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,8 @@ class Checkpoints:
         metrics = {METRIC: valid_loss} if valid_loss is not None and math.isfinite(valid_loss) else None
         parts = {"params": state.params, "optimizer": state.optimizer, "progress": {"step": step, "rows": rows}}
         # Without force Orbax skips a save, silently, while the one before is still being written.
-        self._orbax.save_checkpointables_async(step, parts, force=True, overwrite=True, metrics=metrics)
+        with self._writing():
+            self._orbax.save_checkpointables_async(step, parts, force=True, overwrite=True, metrics=metrics)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, int]:
         """The state of `step`, laid out as `like` (arrays, or shapes with shardings), and the rows consumed."""
@@ -86,7 +89,17 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when what was given to `save` is on disk."""
-        self._orbax.wait()
+        with self._writing():
+            self._orbax.wait()
 
     def close(self) -> None:
         self._orbax.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns a failed write, such as to a full disk, into a UserError; checkpoints before it stay whole."""
+        try:
+            yield
+        except Exception as error:  # as in _load
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"cannot write a checkpoint to {self._orbax.directory} ({reason})") from error

@@ -273,10 +273,17 @@ def transfer(source: RunFolder, config: TrainConfig, card: Card, fresh: Any) -> 
     if changes:
         raise UserError(f"config.init={source.path} is another network ({'; '.join(changes)}); use its values")
     params = source.load_model("best")[1]
-    tables, known = params["conditioning"]["tables"], fresh["conditioning"]["tables"]
-    params["conditioning"]["tables"] = {
-        name: _match(known[name], tables.get(name), card.conditions[name].values, source, name) for name in known
-    }
+    # A network without conditions has no "conditioning" at all.
+    tables, known = (tree.get("conditioning", {}).get("tables", {}) for tree in (params, fresh))
+    if known:
+        params["conditioning"] = {
+            "tables": {
+                name: _match(known[name], tables.get(name), card.conditions[name].values, source, name)
+                for name in known
+            }
+        }
+    else:
+        params.pop("conditioning", None)
     return params
 
 

@@ -79,7 +79,7 @@ class RunFolder:
 
     @functools.cached_property
     def card(self) -> Card:
-        self.config_json()  # says so where there is no run at all
+        self.config_json()  # says so if there is no run at all
         if not (self.path / cards.FILE).exists():
             raise UserError(f"run folder {self.path} has no {cards.FILE}; copy it there from its dataset")
         return Card.load(self.path)

@@ -56,3 +56,12 @@ def test_a_draft_counts_only_once_committed(tmp_path):
     again.commit()
     again.remove()
     assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
+
+
+def test_a_full_disk_is_said_in_one_line(tmp_path):
+    journal = Journal(tmp_path / "journal.sqlite", "a")
+    journal._connection.execute("PRAGMA max_page_count=8")  # what SQLite then says is what it says of a full disk
+    big = Piece("p", np.zeros(100_000, np.uint16), np.zeros(4, np.uint32), 1.0, "", "")
+    with pytest.raises(UserError, match=r"cannot write to .*full"):
+        journal["one"] = big
+    journal.close()

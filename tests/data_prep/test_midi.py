@@ -156,3 +156,11 @@ def test_help_is_quick():
     assert code == 0
     assert "--tokenizer" in out
     assert time.monotonic() - begin < 1.5
+
+
+def test_the_home_folder_can_be_meant(music, tmp_path, monkeypatch):
+    """No shell expands --input=~/midis."""
+    monkeypatch.setenv("HOME", str(music.parent))
+    code, out, errors = run(f"--input=~/{music.name}", f"--output={tmp_path / 'out'}", "--workers=1")
+    assert code == 0, errors
+    assert "pieces (" in out

@@ -126,7 +126,7 @@ def test_given_samples_are_judged(run, tmp_path, capsys, monkeypatch):
         (["--count=0"], "at least 1"),
         (["--seconds=-1"], "seconds"),
         (["--dataset=/nowhere"], "no dataset.json"),
-        (["--run=/nowhere"], "/nowhere"),
+        (["--run=/nowhere"], "no run in '/nowhere'"),
         (["--samples=/nowhere"], "no readable .mid"),
     ],
 )
@@ -153,6 +153,18 @@ def test_a_moved_dataset_is_named(run, tmp_path):
 
     with pytest.raises(UserError, match="--dataset"):
         open_records(run, tmp_path / "gone", "test", named=False)
+
+
+def test_a_damaged_shard_is_refused(run, dataset, tmp_path, capsys, monkeypatch):
+    shutil.copytree(dataset, tmp_path / "damaged")
+    shard = sorted((tmp_path / "damaged").glob("test-*.array_record"))[0]
+    data = bytearray(shard.read_bytes())
+    data[200] ^= 255
+    shard.write_bytes(data)
+    flags = [f"--run={run.path}", f"--output={tmp_path / 'out'}", f"--dataset={tmp_path / 'damaged'}"]
+    code, captured = command(capsys, monkeypatch, *flags)
+    assert code == 2
+    assert "is damaged (sha256 differs)" in captured.err
 
 
 def test_conditions_are_matched_by_name(run, dataset, tmp_path):

@@ -195,6 +195,17 @@ def test_init_copies_weights_and_matches_conditions_by_name(
     state = json.loads(run.metrics_path.read_text().splitlines()[0])
     assert state["loss"] < lines(straight, "train")[0]["loss"]
 
+    # From or to a dataset without composers, such as a flat folder of one's own files.
+    flat = write_dataset(tmp_path / "flat", [np.arange(3, 60)] * 4, values=())
+    flat = dataclasses.replace(flat, conditions={})
+    bare = {name: value for name, value in fresh.items() if name != "conditioning"}
+    assert "conditioning" not in loop.transfer(straight, config, flat, bare)
+    without = RunFolder(tmp_path / "without")
+    flat.save(tmp_path / "flat")
+    train(dataclasses.replace(config, dataset=str(tmp_path / "flat"), steps=1), without)
+    found = loop.transfer(without, config, card, fresh)
+    np.testing.assert_array_equal(found["conditioning"]["tables"]["composer"], np.full((4, 32), 7.0))
+
     with pytest.raises(UserError, match=r"another network \(config.model.d_ff: 48 -> 64\)"):
         loop.transfer(straight, make_config({"model.d_ff": 64}), card, fresh)
     other = dataclasses.replace(card, spec=dataclasses.replace(card.spec, eos=3))
