@@ -36,6 +36,9 @@ def main() -> None:
     run_module("amt_jax.generate", f"--run={run}", f"--output={music}", f"--seconds={SECONDS}", *wishes(dataset))
     run_module("amt_jax.evaluate", f"--run={run}", f"--samples={music}", f"--output={report}")
     minutes = (time.perf_counter() - begin) / 60
+    longer = (
+        f"--config=demo --config.dataset={dataset} --run=longer --config.steps=5000 --config.augmentation.transpose=5"
+    )
     print(f"""
 Done in {minutes:.1f} minutes. Here is
   the music       {music}/   (.mid to open in any music program, .wav to hear, .png to see)
@@ -46,7 +49,7 @@ Done in {minutes:.1f} minutes. Here is
 Next:
   more music      python -m amt_jax.generate --run={run} --output=more --count=4 --seed=100
   your own files  make demo MIDI=~/my/midis
-  train longer    python -m amt_jax.train --config=demo --config.dataset={dataset} --run=longer --config.steps=2000
+  train longer    python -m amt_jax.train {longer}
   all options     python -m amt_jax.generate --help""")
 
 

@@ -106,7 +106,7 @@ def make(generator, orders, args) -> None:
     deliver(saved, args)
     heard = generator.config.context_length // 2
     for name, length in {(order.prompt_name, len(order.prompt)): None for order in orders}:
-        if length >= heard:
+        if length > heard:
             print(f"note: {name} has {length} tokens; the model heard the last {heard}")
     tokens = sum(len(piece.ids) - piece.prompt_length for piece, _ in saved)
     speed = f"{tokens} new tokens in {seconds:.1f} s ({tokens / seconds:.0f} tokens/s, compiling included)"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,10 @@ def main(argv: list[str] | None = None) -> None:
     config = TrainConfig.from_json(override(fields, overrides))
     if not config.dataset:
         raise UserError("which dataset? give --config.dataset=DATASET, a folder made by python -m data_prep.midi")
-    train(config, run, allow_config_change=args.allow_config_change)
+    # A run can be gone on with from anywhere.
+    here = {name: os.path.abspath(os.path.expanduser(getattr(config, name))) for name in ("dataset", "init")
+            if getattr(config, name)}  # fmt: skip
+    train(dataclasses.replace(config, **here), run, allow_config_change=args.allow_config_change)
 
 
 def load_config(name: str) -> dict[str, Any]:

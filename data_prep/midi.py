@@ -138,7 +138,7 @@ def _show(report: Report, args: argparse.Namespace) -> None:
     print(f"{tokens:,} tokens of {card.spec.vocab_size} ids, {hours:.1f} hours of music")
     families = Counter(each.family for each in kept)
     largest = ", ".join(f"{name} ({count})" for name, count in families.most_common(3) if count > 1)
-    print(f"{len(families)} families that share a split" + (f"; the largest: {largest}" if largest else ""))
+    print(f"{len(families)} families (a family stays in one split)" + (f"; the largest: {largest}" if largest else ""))
     for name, split in card.splits.items():
         print(f"  {name:5} {split.records:7} pieces {split.tokens:12,} tokens")
         if not split.records and getattr(args, name, 1):

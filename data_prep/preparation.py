@@ -181,6 +181,7 @@ def _existing(dataset: Path, settings: dict, tokenizer: SymbolicTokenizer) -> tu
         raise UserError(
             f"{str(dataset)!r} was made with other settings ({'; '.join(differences)}): take those or another --output"
         )
+    card.verify(dataset)
     return card, sorted(outcome.read(dataset))
 
 

@@ -133,7 +133,7 @@ class Card:
                 f"no {FILE} in {str(folder)!r}: not a dataset folder; make one with python -m data_prep.midi"
             ) from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is damaged ({error}); prepare the dataset again") from None
+            raise UserError(f"{path} is damaged ({error}); prepare it in a new folder") from None
         if data.get("schema", 0) > SCHEMA:
             raise UserError(f"{path} has schema {data['schema']}, this program knows {SCHEMA}; update amt_jax")
         try:
@@ -145,7 +145,7 @@ class Card:
             }
             return cls(**data)
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is damaged ({error!r}); prepare the dataset again") from None
+            raise UserError(f"{path} is damaged ({error!r}); prepare it in a new folder") from None
 
     def split(self, name: str) -> Split:
         """The split `name`; UserError if the dataset has none or it is empty."""
@@ -164,9 +164,9 @@ class Card:
             try:
                 lengths = np.load(path)
             except (OSError, ValueError) as error:
-                raise UserError(f"cannot read {path} ({error}); prepare the dataset again") from None
+                raise UserError(f"cannot read {path} ({error}); prepare it in a new folder") from None
             if lengths.shape != (shard.records,) or lengths.sum() != shard.tokens:
-                raise UserError(f"{path} does not fit its shard; prepare the dataset again")
+                raise UserError(f"{path} does not fit its shard; prepare it in a new folder")
             parts.append(lengths.astype(np.int64))
         return np.concatenate(parts)
 
@@ -176,10 +176,10 @@ class Card:
             for shard in self.splits[name].shards if name in self.splits else ():
                 path = Path(folder) / shard.file
                 if not path.exists():
-                    raise UserError(f"shard {path} is missing; copy it again or prepare the dataset again")
+                    raise UserError(f"shard {path} is missing; copy it again, or prepare the dataset in a new folder")
                 if file_sha256(path) != shard.sha256:
                     raise UserError(
-                        f"shard {path} is damaged (sha256 differs); copy it again or prepare the dataset again"
+                        f"shard {path} is damaged (sha256); copy it again, or prepare the dataset in a new folder"
                     )
 
 

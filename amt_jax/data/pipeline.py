@@ -34,7 +34,7 @@ class Records:
         paths = [str(Path(folder) / shard.file) for shard in card.split(split).shards]
         missing = [path for path in paths if not os.path.exists(path)]
         if missing:
-            raise UserError(f"shard {missing[0]} is missing; copy it again or prepare the dataset again")
+            raise UserError(f"shard {missing[0]} is missing; copy it again, or prepare the dataset in a new folder")
         try:
             self._source = ArrayRecordDataSource(paths)
         except Exception as error:  # array_record raises whatever its C++ side had to say
@@ -49,7 +49,7 @@ class Records:
         record = Record.from_bytes(self._source[index])
         if len(record.ids) != self.lengths[index]:
             raise UserError(
-                f"record {index} ({record.source}) does not fit its lengths file; prepare the dataset again"
+                f"record {index} ({record.source}) does not fit its lengths file; prepare it in a new folder"
             )
         return record
 

@@ -63,7 +63,7 @@ class Record:
             shape = fields.pop("shape")
             ids = np.frombuffer(fields.pop("ids"), "<u2").astype(np.uint16, copy=False).reshape(shape)
         except Exception as error:
-            raise UserError(f"damaged record ({error}); prepare the dataset again") from error
+            raise UserError(f"damaged record ({error}); prepare it in a new folder") from error
         if version > VERSION:
             raise UserError(f"record version {version} is newer than this program's {VERSION}; update amt_jax")
         return cls(ids=ids, **fields)

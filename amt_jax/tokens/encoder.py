@@ -1,4 +1,4 @@
-"""A preprocessed score to exactly MidiTok's ids, in numpy: 16 times as fast as its own way, event by event."""
+"""A preprocessed score to exactly MidiTok's ids, in numpy: all events at once, not one object each."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -137,6 +138,21 @@ class TrainConfig:
         for name in ("label_smoothing", "token_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"config.{name} is {getattr(self, name)}; it must be in [0, 1)")
+        for name in ("num_layers", "num_heads", "num_kv_heads", "d_model", "d_ff"):
+            _limit(f"model.{name}", getattr(self.model, name), 1)
+        _limit("model.dropout", self.model.dropout, 0, 0.99)
+        for name, low, high in (
+            ("learning_rate", 0, 100),
+            ("warmup", 0, 1),
+            ("final", 0, 1),
+            ("b1", 0, 0.99999),
+            ("b2", 0, 0.99999),
+            ("weight_decay", 0, 100),
+            ("clip_norm", 1e-9, 1e9),
+        ):
+            _limit(f"optimizer.{name}", getattr(self.optimizer, name), low, high)
+        for name, condition in self.conditions.items():
+            _limit(f"conditions.{name}.dropout", condition.dropout, 0, 1)
         if bool(self.steps) == bool(self.epochs):
             raise UserError("give the run's length once: config.steps or config.epochs, and 0 for the other")
 
@@ -151,6 +167,12 @@ class TrainConfig:
     def from_json(cls, data: Mapping[str, Any]) -> TrainConfig:
         """Builds the config; UserError for an unknown, missing or ill-typed field, with its near names."""
         return _build(cls, data, "config")
+
+
+def _limit(name: str, value: float, low: float, high: float = math.inf) -> None:
+    if not low <= value <= high:
+        upper = f" and at most {high:g}" if high < math.inf else ""
+        raise UserError(f"config.{name} is {value:g}; it must be at least {low:g}{upper}")
 
 
 def _build(kind: Any, value: Any, path: str) -> Any:

@@ -33,6 +33,12 @@ EXPLODED = 3  # times the first loss, or that of guessing: above it a run does n
 
 
 def train(config: TrainConfig, run: RunFolder, *, allow_config_change: bool = False) -> None:
+    """Trains, alone in its run folder; see `train_alone`."""
+    with run.locked():
+        train_alone(config, run, allow_config_change)
+
+
+def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) -> None:
     """Trains until the config's length, Ctrl-C or SIGTERM; goes on where the run folder's last checkpoint is.
 
     Args:
@@ -106,6 +112,11 @@ def train(config: TrainConfig, run: RunFolder, *, allow_config_change: bool = Fa
     step = first_step = int(state.step)
 
     # --- Say what is about to happen.
+    if mesh.size < jax.device_count():
+        announce(
+            f"note: {mesh.size} of {jax.device_count()} devices share a batch of {config.batch_size} evenly; "
+            f"--config.batch_size={jax.device_count()} (or a multiple) uses all"
+        )
     size = sum(x.size for x in jax.tree.leaves(model.shapes))
     unused = [name for name in card.conditions if name not in config.conditions]
     announce(
@@ -121,7 +132,7 @@ def train(config: TrainConfig, run: RunFolder, *, allow_config_change: bool = Fa
 
     # --- Steps. The metrics of step i - 1 are read after step i is dispatched, so that the device never waits.
     schedule = learning_rate_schedule(config.optimizer, total_steps)
-    log = Metrics(run, step, total_steps, types, config.log_every, config.rows_per_step * config.context)
+    log = Metrics(run, step, total_steps, types, config.log_every, config.rows_per_step * config.context, schedule)
     watch = Watch(math.log(model_config.vocab_size))
     iterator = iter(batches(rows_source, config.rows_per_step, start=rows, **share))
     saved, saved_at = step if resuming else None, time.monotonic()
@@ -131,6 +142,7 @@ def train(config: TrainConfig, run: RunFolder, *, allow_config_change: bool = Fa
     def read_metrics():
         while unread:
             number, sums = unread.pop()
+            sums = jax.device_get(sums)
             problem = watch.problem(float(sums["loss"]) / max(float(sums["count"]), 1), float(sums["grad_norm"]))
             if problem:
                 raise UserError(
@@ -139,7 +151,7 @@ def train(config: TrainConfig, run: RunFolder, *, allow_config_change: bool = Fa
                     f"with --allow-config-change to go on from there or another --run to start again"
                 )
             epoch = number * config.rows_per_step / plan.rows_per_epoch
-            log.train(number, sums, {"learning_rate": float(schedule(number - 1)), "epoch": round(epoch, 4)})
+            log.train(number, sums, round(epoch, 4))
 
     try:
         with Interruption() as interruption:

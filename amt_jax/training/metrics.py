@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,19 @@ class Metrics:
     """Shows and writes a run's metrics; on all processes but the first it only computes them."""
 
     def __init__(
-        self, run: RunFolder, step: int, total_steps: int, types: list[str], log_every: int, tokens_per_step: int
+        self,
+        run: RunFolder,
+        step: int,
+        total_steps: int,
+        types: list[str],
+        log_every: int,
+        tokens_per_step: int,
+        schedule: Callable[[int], float],
     ):
         """Continues after `step`: what an interrupted run wrote about later steps is forgotten."""
         self._types, self._log_every, self._tokens_per_step = types, log_every, tokens_per_step
         self._window, self._last, self._total_steps = None, (time.monotonic(), step), total_steps
+        self._schedule = schedule
         self._active = jax.process_index() == 0
         if not self._active:
             return
@@ -54,7 +62,7 @@ class Metrics:
         every = 0.5 if sys.stderr.isatty() else 20
         self._bar = tqdm(total=total_steps, initial=step, unit="step", mininterval=every, dynamic_ncols=True)
 
-    def train(self, step: int, sums: Mapping[str, Any], more: Mapping[str, float]) -> None:
+    def train(self, step: int, sums: Mapping[str, Any], epoch: float) -> None:
         """Moves the bar; every `log_every` steps writes the means over them, and the speed."""
         self._window = add(self._window, {name: value for name, value in sums.items() if name != "grad_norm"})
         if self._active:
@@ -64,7 +72,8 @@ class Metrics:
             now, (then, before) = time.monotonic(), self._last
             speed = round((step - before) * self._tokens_per_step / max(now - then, 1e-9), 1)
             memory = memory_gb()
-            values = summarize(self._window, self._types) | {"grad_norm": float(sums["grad_norm"]), **more}
+            values = summarize(self._window, self._types) | {"grad_norm": float(sums["grad_norm"])}
+            values |= {"learning_rate": float(self._schedule(step - 1)), "epoch": epoch}
             values |= {"tokens_per_second": speed} | ({"memory_gb": memory} if memory else {})
             self._write(step, "train", values)
             self._window, self._last = None, (now, step)

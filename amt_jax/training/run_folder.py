@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,11 @@ from amt_jax.training.config import TrainConfig, transformer_config
 
 if TYPE_CHECKING:
     from amt_jax.tokens.symbolic import SymbolicTokenizer
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 VERSION = 1
 TOKENIZER = "tokenizer.json"
@@ -43,13 +50,33 @@ class RunFolder:
             raise UserError(f"{self.path} is not empty and no run folder; name another with --run")
         tokenizer = Path(config.dataset) / TOKENIZER
         if not tokenizer.exists():
-            raise UserError(f"dataset {config.dataset} has no {TOKENIZER}; copy it there or prepare the dataset again")
+            raise UserError(
+                f"dataset {config.dataset} has no {TOKENIZER}; copy it there, or prepare the dataset in a new folder"
+            )
         self.path.mkdir(parents=True, exist_ok=True)
         self.write_config(config)
         shutil.copyfile(tokenizer, self.path / TOKENIZER)
         card.save(self.path)
         self.metrics_path.unlink(missing_ok=True)
         shutil.rmtree(self.tensorboard_path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other trainings out of the folder, which it makes if need be; UserError if one is at work."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if fcntl is None or jax.process_index() != 0:
+            yield
+            return
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise UserError(f"another training is at work in {self.path}; name another --run") from None
+        finally:
+            os.close(folder)
+            with contextlib.suppress(OSError):
+                self.path.rmdir()  # if nothing came of it
 
     def write_config(self, config: TrainConfig) -> None:
         data = {"version": VERSION, "amt_jax": __version__, "config": config.to_json()}

@@ -21,11 +21,17 @@ RULES = {"embed": "fsdp", "heads": "tensor", "mlp": "tensor", "vocab": "tensor"}
 def make_mesh(config: MeshConfig, batch_size: int) -> Mesh:
     """The mesh of a config; UserError if there are too few devices for it, or it does not fit the batch.
 
-    A single process may use fewer devices than it has, several processes use all.
+    A single process may use fewer devices than it has, several processes use all. Data -1 is as many as share the batch
+    evenly.
     """
     devices = jax.devices()
+    if config.sequence != 1:
+        raise UserError(f"config.mesh.sequence is {config.sequence}; rows cannot be shared yet, it must be 1")
     rest = config.fsdp * config.tensor * config.sequence
-    data = len(devices) // rest if config.data == -1 else config.data
+    data = config.data
+    if data == -1:
+        most = len(devices) // rest
+        data = max((n for n in range(1, most + 1) if batch_size % (n * config.fsdp) == 0), default=most)
     if not 1 <= data * rest <= len(devices) or (jax.process_count() > 1 and data * rest < len(devices)):
         raise UserError(
             f"config.mesh data {data} x fsdp {config.fsdp} x tensor {config.tensor} x sequence {config.sequence} "

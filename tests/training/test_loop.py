@@ -14,9 +14,10 @@ from amt_jax.errors import UserError
 from amt_jax.model.params import fingerprint
 from amt_jax.training import loop
 from amt_jax.training.checkpoint import Checkpoints
-from amt_jax.training.config import TrainConfig, transformer_config
+from amt_jax.training.config import MeshConfig, TrainConfig, transformer_config
 from amt_jax.training.loop import train
 from amt_jax.training.run_folder import RunFolder
+from amt_jax.training.sharding import make_mesh
 from amt_jax.training.step import TrainState
 
 
@@ -267,12 +268,30 @@ def test_a_misspelt_or_impossible_config_is_refused(make_config):
         make_config({"epochs": 1.0})
     with pytest.raises(UserError, match=r"config\.label_smoothing is 1\.5"):
         make_config({"label_smoothing": 1.5})
+    with pytest.raises(UserError, match=r"config\.model\.dropout is 1\.5; it must be at least 0"):
+        make_config({"model.dropout": 1.5})
+    with pytest.raises(UserError, match=r"config\.optimizer\.warmup is 5"):
+        make_config({"optimizer.warmup": 5.0})
     with pytest.raises(UserError, match=r"config\.model: d_model 32 does not split into 3 heads"):
         transformer_config(make_config({"model.num_heads": 3}), Card.load(make_config().dataset))
 
 
+def test_a_mesh_takes_as_many_devices_as_share_the_batch():
+    assert make_mesh(MeshConfig(-1, 1, 1, 1), 6).shape["data"] == 6
+    assert make_mesh(MeshConfig(-1, 2, 1, 1), 6).shape["data"] == 3
+    assert make_mesh(MeshConfig(-1, 1, 1, 1), 16).shape["data"] == 8
+
+
+def test_a_folder_in_which_a_training_is_at_work_is_refused(make_config, tmp_path):
+    run = RunFolder(tmp_path)
+    with run.locked(), pytest.raises(UserError, match="another training is at work"):
+        train(make_config(), RunFolder(tmp_path))
+
+
 def test_a_mesh_that_does_not_fit_is_refused(make_config, tmp_path):
     with pytest.raises(UserError, match="batch_size 4 cannot be shared by data 8 x fsdp 1 devices"):
-        train(make_config({"mesh.data": -1}), RunFolder(tmp_path / "a"))
+        train(make_config({"mesh.data": 8}), RunFolder(tmp_path / "a"))
+    with pytest.raises(UserError, match=r"mesh.sequence is 2"):
+        train(make_config({"mesh.sequence": 2}), RunFolder(tmp_path / "a"))
     with pytest.raises(UserError, match="does not fit 8 devices"):
         train(make_config({"mesh.data": 9}), RunFolder(tmp_path / "b"))
