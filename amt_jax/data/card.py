@@ -179,7 +179,7 @@ class Card:
                     raise UserError(f"shard {path} is missing; copy it again, or prepare the dataset in a new folder")
                 if file_sha256(path) != shard.sha256:
                     raise UserError(
-                        f"shard {path} is damaged (sha256); copy it again, or prepare the dataset in a new folder"
+                        f"shard {path} is damaged (sha256 differs); copy it again, or prepare it in a new folder"
                     )
 
 
