@@ -95,7 +95,7 @@ def override(fields: dict[str, Any], words: list[str]) -> dict[str, Any]:
     for word in words:
         name = word.split("=")[0]
         if name.startswith("--config.") and name.removeprefix("--config.") not in known:
-            raise UserError(f"unknown field --config.{near(name.removeprefix('--config.'), known)}")
+            raise UserError(f"unknown field {near(name, [f'--config.{field}' for field in known])}")
     values, argv = flags.FlagValues(), ["train", *words]
     config_flags.DEFINE_config_dict("config", ConfigDict(fields), flag_values=values, sys_argv=argv)
     try:

@@ -6,6 +6,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,10 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from amt_jax.data.card import OTHER, Card, Shard, Split, Vocabulary, content_hash, file_sha256
 from amt_jax.data.record import Record
 from amt_jax.tokens.spec import TokenSpec
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background job ignores Ctrl-C, and so would every command that the tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RANGES = {"PAD": (0, 1), "BOS": (1, 2), "EOS": (2, 3), "Pitch": (3, 40), "PitchDrum": (40, 60), "Velocity": (60, 70)}
 SPEC = TokenSpec("test", 1, 80, 0, 1, 2, RANGES | {"Tempo": (70, 80)})

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from amt_jax.data.pipeline import Records, Rows, batches
 from amt_jax.data.plan import EvalPlan
 from amt_jax.evaluation.metrics import Estimate, bootstrap
+from amt_jax.model.params import abstract_model
 from amt_jax.model.transformer import Transformer, TransformerConfig
 from amt_jax.tokens.spec import TokenSpec
 
@@ -90,7 +91,7 @@ def evaluate_likelihood(
       seed: of the bootstrap.
       title: of the progress bar.
     """
-    graph = nnx.graphdef(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))))
+    graph = abstract_model(config).graph
     spec, context = records.card.spec, config.context_length
     plan = EvalPlan(records.lengths, context, max(1, context // 2))
     batch_size = max(1, min(_TOKENS_A_BATCH // context, len(plan.rows)))

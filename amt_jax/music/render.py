@@ -177,11 +177,6 @@ def to_audio(score: Score) -> np.ndarray:
     return audio / np.float32(peak) if peak > 1 else audio
 
 
-def is_silent(audio: np.ndarray) -> bool:
-    """Whether nothing in `audio` is louder than -60 dB of full scale. [samples, 2]"""
-    return not len(audio) or float(np.abs(audio).max()) <= _SILENCE
-
-
 def save_audio(score: Score, path: str | os.PathLike) -> None:
     """Renders a score to a .wav, .mp3, .flac or .ogg file; raises UserError for another suffix."""
     path = Path(path)
