@@ -42,14 +42,26 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--allow-config-change", action="store_true", help="go on with a run although its config or dataset changed"
     )
+    several = parser.add_argument_group(
+        "several processes",
+        "each is started with the same command; SLURM, Open MPI and launch/ say which is which, else these do",
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", default="", help="where process 0 runs, and a free port")
+    several.add_argument("--processes", metavar="N", type=int, default=0, help="how many there are")
+    several.add_argument("--process", metavar="I", type=int, default=-1, help="which one this is, from 0")
+    several.add_argument(
+        "--connect-timeout", metavar="S", type=float, default=300, help="seconds to wait for all (default: %(default)g)"
+    )
     args, overrides = parser.parse_known_args(argv)
     unknown = [word.split("=")[0] for word in overrides if word.startswith("-") and not word.startswith("--config.")]
     if unknown:
-        raise UserError(f"unknown flag {near(unknown[0], ['--config', '--run', '--allow-config-change', '--help'])}")
+        known = ["--config", "--run", "--allow-config-change", "--help", "--coordinator", "--processes", "--process"]
+        raise UserError(f"unknown flag {near(unknown[0], known)}")
 
     from amt_jax.training.memory import keep_freed_memory
 
     keep_freed_memory()
+    from amt_jax.parallel.processes import connect
     from amt_jax.training.config import TrainConfig
     from amt_jax.training.loop import train
     from amt_jax.training.run_folder import RunFolder
@@ -67,7 +79,9 @@ def main(argv: list[str] | None = None) -> None:
     # A run can be gone on with from anywhere.
     here = {name: os.path.abspath(os.path.expanduser(getattr(config, name))) for name in ("dataset", "init")
             if getattr(config, name)}  # fmt: skip
-    train(dataclasses.replace(config, **here), run, allow_config_change=args.allow_config_change)
+    config = dataclasses.replace(config, **here)
+    with connect(args.coordinator, args.processes, args.process, args.connect_timeout):
+        train(config, run, allow_config_change=args.allow_config_change)
 
 
 def load_config(name: str) -> dict[str, Any]:
