@@ -43,10 +43,7 @@ def detect(environ: Mapping[str, str]) -> Cluster | None:
         return None
     missing = [f"--{name} ({variable})" for name, variable in FLAGS.items() if not fields.get(name)]
     if missing:
-        there = (
-            ", ".join(f"--{name} ({FLAGS[name]}) is {value}" for name, value in explicit.items())
-            or "a cluster was found"
-        )
+        there = ", ".join(f"--{name} ({FLAGS[name]}) is {value}" for name, value in explicit.items()) or "a cluster"
         raise UserError(f"which process of a run is this? {there}, but there is no {' and no '.join(missing)}")
     processes, process = (_whole(fields[name], f"--{name} ({FLAGS[name]})") for name in ("processes", "process"))
     if not 0 <= process < processes:
