@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import re
@@ -45,11 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    environments = [
-        os.environ | addition
-        for addition in divide(os.environ, args.processes, args.devices, gpus(os.environ), address)
-    ]
-    return supervise(command, environments)
+    additions = divide(os.environ, args.processes, args.devices, gpus(os.environ), address)
+    return supervise(command, [os.environ | addition for addition in additions])
 
 
 def gpus(environ: Mapping[str, str]) -> list[str]:
@@ -140,7 +138,7 @@ def supervise(command: Sequence[str], environments: Sequence[Mapping[str, str]])
 
 
 def wait(processes: Sequence[subprocess.Popen], received: list[int]) -> list[int]:
-    """Exit codes of all processes, those without which we had to kill as 0; passes on the signals of `received`."""
+    """Exit codes of all processes, `AGAIN` for those that had to be killed; passes on the signals in `received`."""
     codes, deadline = {}, float("inf")
     while len(codes) < len(processes):
         for number, process in enumerate(processes):
@@ -165,10 +163,8 @@ def wait(processes: Sequence[subprocess.Popen], received: list[int]) -> list[int
 
 def kill(process: subprocess.Popen) -> None:
     """Ends a process and its children, if there are any left."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
