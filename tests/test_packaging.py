@@ -29,7 +29,12 @@ def test_every_requirement_has_a_range_and_a_reason():
         assert len(reason) > 10, f"{requirement} has no reason"
 
 
-COMMANDS = ["data_prep.midi", "data_prep.corpus", *(f"amt_jax.{n}" for n in ("train", "generate", "evaluate", "demo"))]
+COMMANDS = [
+    "data_prep.midi",
+    "data_prep.corpus",
+    "launch.local",
+    *(f"amt_jax.{n}" for n in ("train", "generate", "evaluate", "demo")),
+]
 
 
 @pytest.mark.parametrize("module", COMMANDS)
