@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
         raise UserError("which command? put it after two dashes: python -m launch.local --processes=2 -- COMMAND ...")
+    if not shutil.which(command[0]):
+        raise UserError(f"there is no command {command[0]!r}")
     if args.processes < 1:
         raise UserError(f"--processes is {args.processes}; it must be at least 1")
     with socket.socket() as free:
@@ -119,8 +121,6 @@ def supervise(command: Sequence[str], environments: Sequence[Mapping[str, str]])
         codes = wait(processes, received)
         for reader in readers:
             reader.join(2)  # a grandchild may hold the pipe open
-    except FileNotFoundError:
-        raise UserError(f"there is no command {command[0]!r}") from None
     finally:
         for process in processes:
             kill(process)

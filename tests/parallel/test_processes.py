@@ -76,8 +76,7 @@ def test_two_processes_compute_together_and_end_together(start, coordinator):
         assert "devices 2.0" in output(process)
 
 
-@pytest.mark.parametrize("what", ["loop", "idle", "barrier"])
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize(("what", "victim"), [("loop", 0), ("loop", 1), ("idle", 1), ("barrier", 1)])
 def test_when_a_process_is_killed_the_others_say_so_and_stop(start, coordinator, what, victim):
     three = [start(what, i, 3, coordinator) for i in range(3)]
     wait_until_computing(three)
