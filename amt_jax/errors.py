@@ -16,6 +16,10 @@ class UserError(Exception):
     """
 
 
+class SharedError(UserError):
+    """A problem that all processes of a run raise together, so that none has to tell the others."""
+
+
 class MidiError(UserError):
     """The file is not usable music.
 

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     from amt_jax.training.memory import keep_freed_memory
 
     keep_freed_memory()
-    from amt_jax.parallel.processes import connect
+    from amt_jax.parallel.peers import connect
     from amt_jax.training.config import TrainConfig
     from amt_jax.training.loop import train
     from amt_jax.training.run_folder import RunFolder

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from amt_jax.errors import UserError, run_command
 from amt_jax.parallel.cluster import FLAGS
-from amt_jax.parallel.processes import AGAIN
+from amt_jax.parallel.peers import AGAIN
 
 GRACE = 30  # seconds that processes have to save and end after Ctrl-C or SIGTERM
 SETTLE = 10  # seconds that the others have to end after one failed: they notice by themselves within 2

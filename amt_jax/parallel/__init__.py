@@ -1,1 +1,1 @@
-"""Many devices and many processes as one: the mesh, attention over it, and the processes of a run."""
+"""One program on many devices: the mesh, what lies where on it, and the processes that share it."""

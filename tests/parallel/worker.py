@@ -1,18 +1,18 @@
-"""One of several processes, started by test_processes.py: joins the others and does what it is told."""
+"""One of several processes, started by test_peers.py: joins the others and does what it is told."""
 
 import os
 import sys
 import time
 
 from amt_jax.errors import UserError, run_command
-from amt_jax.parallel import processes
-from amt_jax.parallel.processes import agree, connect
+from amt_jax.parallel import peers
+from amt_jax.parallel.peers import connect
 
 
 def main() -> None:
     what, timeout = sys.argv[1], float(sys.argv[2])
     if what == "freeze":
-        processes.HEARTBEAT = 5
+        peers.HEARTBEAT = 5
     with connect(timeout=timeout):
         import jax
         import jax.numpy as jnp
@@ -25,6 +25,8 @@ def main() -> None:
         total = jax.jit(jnp.sum)
         print("devices", float(total(ones)), flush=True)
         if what == "agree":
+            from amt_jax.parallel.processes import agree
+
             agree("no shard-00002 here; copy it" if last else "")
         if what == "user-error" and last:
             raise UserError("the disk is full; free some space")

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from amt_jax.errors import UserError
-from amt_jax.parallel.processes import AGAIN, HELP, agree
+from amt_jax.parallel.peers import AGAIN, HELP
 
 WORKER = Path(__file__).with_name("worker.py")
 ROOT = Path(__file__).parents[2]
@@ -109,7 +108,7 @@ def test_a_process_that_freezes_is_found_by_its_heartbeat(start, coordinator):
     [
         ("user-error", "error: the disk is full; free some space", "stopped: the disk is full; free some space", 2),
         ("bug", "ValueError: boom", "stopped: ValueError: boom", 1),
-        ("agree", "error: process 1 of 2: no shard-00002 here; copy it", "no shard-00002 here; copy it", 2),
+        ("agree", "error: process 1: no shard-00002 here; copy it", "no shard-00002 here; copy it", 2),
     ],
 )
 def test_an_error_in_one_process_stops_all_at_once(start, coordinator, what, expected, told, exit_code):
@@ -118,7 +117,7 @@ def test_an_error_in_one_process_stops_all_at_once(start, coordinator, what, exp
     failed = time.monotonic()
     code, line = finish(first)
     assert code == exit_code
-    assert line.startswith("error: process 1 of 2")
+    assert line.startswith("error: process 1")
     assert line.endswith(told)
     assert time.monotonic() - failed < 5
 
@@ -179,9 +178,3 @@ def test_processes_that_disagree_all_say_so(start, coordinator, numbers, expecte
         code, last = finish(process)
         assert code == 2
         assert expected in last
-
-
-def test_a_process_alone_agrees_with_itself():
-    agree()
-    with pytest.raises(UserError, match="no such shard"):
-        agree("no such shard")
