@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from amt_jax.errors import UserError, near, run_command
+from amt_jax.parallel.peers import add_flags, connect
 
 EPILOG = """\
 Any field of the config can be overridden as --config.FIELD=VALUE. Often changed:
@@ -42,16 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--allow-config-change", action="store_true", help="go on with a run although its config or dataset changed"
     )
-    several = parser.add_argument_group(
-        "several processes",
-        "each is started with the same command; SLURM, Open MPI and launch/ say which is which, else these do",
-    )
-    several.add_argument("--coordinator", metavar="HOST:PORT", default="", help="where process 0 runs, and a free port")
-    several.add_argument("--processes", metavar="N", type=int, default=0, help="how many there are")
-    several.add_argument("--process", metavar="I", type=int, default=-1, help="which one this is, from 0")
-    several.add_argument(
-        "--connect-timeout", metavar="S", type=float, default=300, help="seconds to wait for all (default: %(default)g)"
-    )
+    add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
     unknown = [word.split("=")[0] for word in overrides if word.startswith("-") and not word.startswith("--config.")]
     if unknown:
@@ -61,7 +53,6 @@ def main(argv: list[str] | None = None) -> None:
     from amt_jax.training.memory import keep_freed_memory
 
     keep_freed_memory()
-    from amt_jax.parallel.peers import connect
     from amt_jax.training.config import TrainConfig
     from amt_jax.training.loop import train
     from amt_jax.training.run_folder import RunFolder

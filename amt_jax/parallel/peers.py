@@ -8,6 +8,7 @@ that vanish without closing anything.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import json
@@ -27,6 +28,20 @@ HEARTBEAT = 30  # seconds without a sign of life after which jax takes a host fo
 AGAIN = 75  # exit code when nothing has to be put right: start the same command again (EX_TEMPFAIL of sysexits.h)
 PATIENCE = 2  # seconds in which the connection to a lost process must have told why a computation failed
 HELP = "start the same command again in every process: a training goes on from its last checkpoint"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Gives a command the flags that `connect` takes."""
+    group = parser.add_argument_group(
+        "several processes",
+        "each is started with the same command; SLURM, Open MPI and launch/ say which is which, else these do",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", default="", help="where process 0 runs, and a free port")
+    group.add_argument("--processes", metavar="N", type=int, default=0, help="how many there are")
+    group.add_argument("--process", metavar="I", type=int, default=-1, help="which one this is, from 0")
+    group.add_argument(
+        "--connect-timeout", metavar="S", type=float, default=300, help="seconds to wait for all (default: %(default)g)"
+    )
 
 
 @contextlib.contextmanager
