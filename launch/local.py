@@ -183,27 +183,27 @@ class Screen:
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._unfinished = None  # (prefix, target) of the line that has no end yet
+        self._bar = None  # (prefix, target) of the progress bar that the cursor stands on
 
     def copy(self, prefix: bytes, source: BinaryIO, target: BinaryIO) -> None:
-        """Copies until the end of `source`. Carriage returns stay, so that a progress bar stays on its line."""
+        """Copies whole lines until the end of `source`. A carriage return ends one too: progress bars stay in place."""
+        rest = b""
         while data := os.read(source.fileno(), 65536):
-            with self._lock:
-                for piece in re.findall(rb"[^\r\n]+|[\r\n]", data):
-                    self._write(prefix, piece, target)
-                target.flush()
+            *lines, rest = re.split(rb"(?<=[\r\n])", rest + data)
+            self._write(prefix, lines, target)
+        self._write(prefix, [rest + b"\n"] if rest else [], target)
 
-    def _write(self, prefix: bytes, piece: bytes, target: BinaryIO) -> None:
-        if self._unfinished not in (None, (prefix, target)):
-            self._unfinished[1].write(b"\n")
-            self._unfinished[1].flush()
-            self._unfinished = None
-        if piece in (b"\r", b"\n"):
-            target.write(piece)
-            self._unfinished = None
-            return
-        target.write(piece if self._unfinished else prefix + piece)
-        self._unfinished = (prefix, target)
+    def _write(self, prefix: bytes, lines: Sequence[bytes], target: BinaryIO) -> None:
+        with self._lock:
+            for line in lines:
+                if line == b"\r":
+                    continue
+                if self._bar not in (None, (prefix, target)):
+                    self._bar[1].write(b"\n")
+                    self._bar[1].flush()
+                target.write(prefix + line)
+                self._bar = (prefix, target) if line.endswith(b"\r") else None
+            target.flush()
 
 
 if __name__ == "__main__":
