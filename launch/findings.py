@@ -14,7 +14,8 @@ import optuna
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from launch.trials import Settings, Sweep, short
@@ -141,8 +142,8 @@ def history(sweep: Sweep) -> Figure:
     axes.step([trial.number for trial in done], lowest, where="post", color=BLUE, linewidth=1.2, label="lowest so far")
     axes.set_xlabel("trial")
     axes.set_ylabel(LOSS)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False, loc="upper right")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(frameon=False, loc="outside upper center", ncols=4)
     return figure
 
 
@@ -155,16 +156,19 @@ def fields(sweep: Sweep) -> Figure:
         values = {trial.number: trial.params[field] for trial in trials}
         choices = getattr(distribution, "choices", ())
         if choices:
-            # Trials of one choice stand beside each other in the order in which they were made.
+            # Trials of one choice stand beside each other, in the order in which they were made.
             values = {number: choices.index(value) + (number % 16 - 7.5) / 40 for number, value in values.items()}
             axes.set_xticks(range(len(choices)), [short(choice) for choice in choices])
             axes.set_xlim(-0.5, len(choices) - 0.5)
-        elif distribution.log:
-            axes.set_xscale("log")
+        else:
+            axes.set_xscale("log" if distribution.log else "linear")
+            axes.set_xlim(distribution.low, distribution.high)
+            if isinstance(distribution, IntDistribution):
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         scatter(axes, sweep, values)
         axes.set_xlabel(field)
-    figure.supylabel(LOSS, fontsize="medium")
-    places[0].legend(frameon=False, loc="upper right")
+        axes.set_ylabel(LOSS)
+    figure.legend(*places[0].get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=3)
     return figure
 
 
@@ -211,19 +215,20 @@ def scatter(axes: Axes, sweep: Sweep, places: Mapping[int, float]) -> None:
     losses = np.array([trial.value for trial in done])
     # Most of the picture is for the better half of the trials.
     top = losses[0] + max(4 * (np.median(losses) - losses[0]), 0.01 * losses[0])
-    for trials, marker, colour, name in ((pruned, "x", RED, "pruned"), (done, "o", BLUE, "trained to the end")):
-        inside = [trial for trial in trials if trial.value <= top]
-        above = [trial for trial in trials if trial.value > top]
-        style = {"color": colour, "s": 22, "alpha": 0.75, "clip_on": False, "zorder": 3}
-        axes.scatter([places[t.number] for t in inside], [t.value for t in inside], marker=marker, label=name, **style)
-        axes.scatter([places[t.number] for t in above], [top] * len(above), marker="^", **style)
+    style = {"s": 24, "alpha": 0.75, "linewidths": 1.2, "clip_on": False, "zorder": 3}
+    for trials, marker, colour, name in ((done, "o", BLUE, "trained to the end"), (pruned, "x", RED, "pruned")):
+        inside, above = [t for t in trials if t.value <= top], [t for t in trials if t.value > top]
+        x, y = [places[t.number] for t in inside], [t.value for t in inside]
+        axes.scatter(x, y, marker=marker, color=colour, label=name, **style)
+        axes.scatter([places[t.number] for t in above], [top] * len(above), marker="^", color=colour, **style)
+    axes.scatter([], [], marker="^", color=MIDDLE, label="above the chart")
     spread = top - losses[0]
     axes.set_ylim(losses[0] - 0.05 * spread, top)
 
 
 def canvas(width: float, height: float, number: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of `number` charts, each of a size in inches, three a row."""
-    columns = min(number, 3)
+    """A figure of `number` charts, each of a size in inches."""
+    columns = 2 if number == 4 else min(number, 3)
     rows = math.ceil(number / columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)

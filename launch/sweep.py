@@ -174,7 +174,7 @@ def work(sweep: Sweep, environments: Sequence[Mapping[str, str]]) -> bool:
             time.sleep(POLL)
             collect()
         if at_work:
-            say(f"stopping {len(at_work)} training{'s'[: len(at_work) > 1]}, which save; Ctrl-C again to abort")
+            say("the trainings save and stop; Ctrl-C again to abort")
         for training in at_work.values():
             training.stop()
         while at_work:
@@ -209,7 +209,9 @@ def shares(workers: int) -> list[dict[str, str]]:
     if not gpus:
         return [{}] * workers
     if len(gpus) < workers:
-        raise UserError(f"--workers={workers} but this host has {len(gpus)} GPU(s), which a training does not share")
+        raise UserError(
+            f"--workers={workers} but this host has {len(gpus)} GPU{'s'[: len(gpus) > 1]}, one a worker at most"
+        )
     edges = [i * len(gpus) // workers for i in range(workers + 1)]
     return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[a:b])} for a, b in itertools.pairwise(edges)]
 
