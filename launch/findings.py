@@ -194,7 +194,8 @@ def curves(sweep: Sweep) -> Figure:
     axes.yaxis.set_minor_formatter(plain)
     axes.set_xlabel("step")
     axes.set_ylabel(LOSS)
-    axes.legend(frameon=False, loc="upper right")
+    axes.grid(which="both", color=LIGHT, linewidth=0.8)
+    figure.legend(frameon=False, loc="outside right upper")
     return figure
 
 

@@ -83,6 +83,11 @@ def main(argv: list[str] | None = None) -> None:
         settings = settings_of(args, overrides, old)
         sweep = Sweep(folder)
         sweep.begin(settings)
+        steps, every = settings.fields["steps"], settings.fields["validate_every"]
+        if not old and steps and (every or steps) > steps / 4:
+            print(
+                f"note: few validations, few chances to prune; --config.validate_every={max(1, steps // 10)} makes ten"
+            )
         ended = work(sweep, environments)
     show(Sweep(folder))
     if not ended:
@@ -115,11 +120,6 @@ def settings_of(args: argparse.Namespace, overrides: list[str], old: Settings | 
         )
     settings = Settings(config, overrides, search, args.trials or (old.trials if old else TRIALS), fields)
     _ = settings.space  # raises
-    if fields["steps"] and (fields["validate_every"] or fields["steps"]) * 4 > fields["steps"]:
-        print(
-            "note: a training is validated too seldom to be pruned early; "
-            f"--config.validate_every={max(1, fields['steps'] // 10)} would do it ten times"
-        )
     return settings
 
 
