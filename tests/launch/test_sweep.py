@@ -117,6 +117,7 @@ def test_a_sweep_from_its_beginning_to_its_table(tmp_path, words):
                 user_attrs={"steps": 60},
             )
         )
+    sweep.study.enqueue_trial(GOOD)
     code, out, err = finish(start(folder, "--trials=9", "--config.save_every=1"))
     assert code == 0, err
     pruned = sweep.trials()[8]
