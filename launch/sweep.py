@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--show", action="store_true", help="only show what was found so far")
     args, overrides = parser.parse_known_args(argv)
-    unknown = [word.split("=")[0] for word in overrides if not word.startswith("--config.")]
+    unknown = [word.split("=")[0] for word in overrides if word.startswith("-") and not word.startswith("--config.")]
     if unknown:
         flags = ["--output", "--config", "--search", "--trials", "--workers", "--show", "--help"]
         raise UserError(f"unknown flag {near(unknown[0], flags)}")
@@ -97,20 +97,21 @@ def main(argv: list[str] | None = None) -> None:
 def settings_of(args: argparse.Namespace, overrides: list[str], old: Settings | None) -> Settings:
     """What the flags ask for, and for the rest what the sweep began with; UserError for what no training could do."""
     from amt_jax.data.card import Card
-    from amt_jax.training.config import TrainConfig
+    from amt_jax.training.config import TrainConfig, flatten
     from launch.trials import Settings
 
-    config, overrides = (args.config, overrides) if args.config else (old.config, [*old.overrides, *overrides])
+    config, words = (args.config, overrides) if args.config else (old.config, [*old.overrides, *overrides])
     file, colon, argument = config.partition(":")
     if Path(file).is_file():
         config = os.path.abspath(file) + colon + argument
-    fields = override(load_config(config), overrides)
+    defaults = load_config(config)
+    fields = override(defaults, words)
     if not fields["dataset"]:
         raise UserError("which dataset? give --config.dataset=DATASET, a folder made by python -m data_prep.midi")
     # A sweep can be gone on with from anywhere.
     fields["dataset"] = os.path.abspath(os.path.expanduser(fields["dataset"]))
-    overrides = [word for word in overrides if not word.startswith("--config.dataset=")]
-    overrides.append(f"--config.dataset={fields['dataset']}")
+    usual = flatten(defaults)
+    overrides = [f"--{name}={value}" for name, value in flatten(fields).items() if value != usual[name]]
     TrainConfig.from_json(fields)
     Card.load(fields["dataset"]).split("valid")  # its loss is what counts
     search = args.search or (old.search if old else None)

@@ -191,7 +191,8 @@ class Training:
 
     def kill(self) -> None:
         """Ends it and all that it started."""
-        os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _end(self, code: int) -> str:
         """Tells the study about a training that ended."""
@@ -199,7 +200,7 @@ class Training:
         lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
         step = max(self._reported, default=0)
         self._trial.set_user_attr("steps", step)
-        if code == 0 and any(line.startswith("trained ") for line in lines):
+        if code in STOPPED and any(line.startswith("trained ") for line in lines):
             loss = min(self._reported.values())
             self._sweep.study.tell(self._trial, loss)
             told = f"{loss:.4f} nats a token after {step} steps"
@@ -210,7 +211,9 @@ class Training:
             told = "stopped, to be gone on with"  # by whom: left as running, for the next worker that is free
         else:
             errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-            reason = (errors or lines or ["it said nothing"])[-1] + (f" (signal {-code})" if code < 0 else "")
+            reason = (errors or lines or ["it said nothing"])[-1]
+            if code < 0:
+                reason = f"ended by signal {-code}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
             # A loss without bound is a finding, which the search has to know; any other end says nothing of the fields.
             diverged = reason.startswith("the loss ")
             self._trial.set_user_attr("reason", reason)

@@ -66,6 +66,15 @@ def environment(tmp_path_factory):
         yield
 
 
+def begin(folder, words):
+    """A sweep whose trials are to come."""
+    search = [word.removeprefix("--search=") for word in words if word.startswith("--search=")]
+    overrides = [word for word in words if word.startswith("--config.")]
+    sweep = Sweep(folder)
+    sweep.begin(settings_of(argparse.Namespace(config="demo", search=search, trials=3), overrides, None))
+    return sweep
+
+
 def start(folder, *flags):
     command = [sys.executable, "-W", "error", "-m", "launch.sweep", f"--output={folder}", *flags]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -84,12 +93,10 @@ def wait_for(happened, process):
         time.sleep(0.02)
 
 
-def test_a_sweep_from_its_beginning_to_its_table(tmp_path, words):
+def test_a_sweep_from_its_beginning_to_its_table(tmp_path, words, capsys):
     folder = tmp_path / "sweep"
-    assert finish(start(folder, *words, "--trials=1"))[0] == 0
     # What the sampler would draw is left to Optuna's own tests; here three trials that end in three ways.
-    sweep = Sweep(folder)
-    assert sweep.trials()[0].params == {"optimizer.learning_rate": 4e-3, "model.d_model": 32}  # the config as it is
+    sweep = begin(folder, words)
     sweep.study.enqueue_trial(GOOD | {"model.d_model": 33})
     sweep.study.enqueue_trial(GOOD | {"optimizer.learning_rate": 90.0})
     # Two workers on one folder: no trial is trained twice, and there are not more than asked for.
@@ -97,6 +104,7 @@ def test_a_sweep_from_its_beginning_to_its_table(tmp_path, words):
     for code, _, err in map(finish, workers):
         assert code == 0, err
     first, failed, diverged = sweep.trials()
+    assert first.params == {"optimizer.learning_rate": 4e-3, "model.d_model": 32}  # the config as it is
     assert [trial.state for trial in sweep.trials()] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED]
     assert "d_model 33 does not split" in failed.user_attrs["reason"]
     assert diverged.user_attrs["reason"].startswith("the loss ")
@@ -137,9 +145,8 @@ def test_a_sweep_from_its_beginning_to_its_table(tmp_path, words):
     command = shlex.split(re.search("ten times as long: python -m amt_jax.train (.*) --run=RUN", out)[1])
     longer = override(load_config(command[0].removeprefix("--config=")), command[1:])
     assert longer == override(sweep.settings.fields, ["--config.steps=600"])
-    code, shown, err = finish(start(folder, "--show"))
-    assert (code, err) == (0, "")
-    assert shown in out
+    main([f"--output={folder}", "--show"])
+    assert capsys.readouterr().out in out
 
 
 def test_interrupted_and_killed_it_goes_on_with_the_same_trial(tmp_path, words):
@@ -192,10 +199,7 @@ def test_a_journal_that_a_full_disk_cut_off_is_read_on(tmp_path):
 def test_what_a_person_gets_wrong_is_one_line_and_code_2(tmp_path, words, write_dataset, make_pieces, capsys):
     """In one process, through the same entry that the command uses."""
     begun, other, new = tmp_path / "begun", tmp_path / "other", tmp_path / "new"
-    settings = settings_of(
-        argparse.Namespace(config="demo", search=[SEARCH[0].partition("=")[2]], trials=1), words[1:-2], None
-    )
-    Sweep(begun).begin(settings)
+    begin(begun, words[:-1])
     other.mkdir()
     (other / "file").touch()
     bare = tmp_path / "bare"
