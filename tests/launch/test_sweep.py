@@ -75,18 +75,18 @@ def begin(folder, words):
     return sweep
 
 
-def start(folder, *flags):
+def start(folder, *flags, stderr=subprocess.PIPE):
     command = [sys.executable, "-W", "error", "-m", "launch.sweep", f"--output={folder}", *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
 
 def finish(process):
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
 def wait_for(happened, process):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not happened():
         assert process.poll() is None, finish(process)
         assert time.monotonic() < deadline
@@ -173,13 +173,13 @@ def test_interrupted_and_killed_it_goes_on_with_the_same_trial(tmp_path, words):
     os.kill(training, signal.SIGSTOP)
     process.kill()
     finish(process)
-    process = start(folder)
-    time.sleep(3)
-    assert process.poll() is None
+    progress = tmp_path / "progress"
+    with open(progress, "w") as file:
+        process = start(folder, stderr=file)
+    wait_for(lambda: "waiting for others" in progress.read_text(), process)
     assert sweep.log(0).read_text().count("resuming") == 1
     os.kill(training, signal.SIGKILL)
-    code, out, err = finish(process)
-    assert code == 0, err
+    assert finish(process)[0] == 0, progress.read_text()
     assert sweep.log(0).read_text().count("resuming") == 2
     assert [trial.state for trial in sweep.trials()] == [TrialState.COMPLETE]
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines() if '"train"' in line]
