@@ -57,7 +57,8 @@ def show(sweep: Sweep) -> None:
 def summary(sweep: Sweep) -> str:
     """How many trials ended in which way, and the best of them."""
     best = ranked(sweep)[:1]
-    parts = [f"{len(sweep.trials(state))} {name}" for state, name in NAMES.items()]
+    counts = {state: len(sweep.trials(state)) for state in NAMES}
+    parts = [f"{counts[state]} {name}" for state, name in NAMES.items() if counts[state] or state != TrialState.RUNNING]
     return ", ".join([*parts, *(f"best {trial.value:.4f} (trial {trial.number})" for trial in best)])
 
 

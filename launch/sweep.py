@@ -165,13 +165,13 @@ def work(sweep: Sweep, environments: Sequence[Mapping[str, str]]) -> bool:
                 if index not in at_work and (training := sweep.take(environment)):
                     at_work[index] = training
             running = sweep.trials(TrialState.RUNNING)
-            if not running:
-                break
-            state = summary(sweep) + ("" if at_work else "; waiting for others to end theirs")
+            state = summary(sweep) + ("; waiting for others to end theirs" if running and not at_work else "")
             if state != shown:
                 bar.n = len(sweep.trials()) - len(running)
                 bar.set_postfix_str(state)
                 shown = state
+            if not running:
+                break
             time.sleep(POLL)
             collect()
         if at_work:

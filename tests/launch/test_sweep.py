@@ -134,7 +134,7 @@ def test_a_sweep_from_its_beginning_to_its_table(tmp_path, words, capsys):
     assert Checkpoints(RunFolder(sweep.run(8)).checkpoints_path).latest
 
     # What it says and leaves.
-    assert "9 of 9 trials: 0 running, 6 complete, 2 pruned, 1 failed, best" in out
+    assert "9 of 9 trials: 6 complete, 2 pruned, 1 failed, best" in out
     assert re.search(rf"\n +0 +{first.value:.4f} +60 +0\.004 +32 +{re.escape(str(sweep.run(0)))}\n", out)
     assert "trial 1 failed: config.model: d_model 33" in out
     for name in ("history", "fields", "curves"):
