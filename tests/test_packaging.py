@@ -29,12 +29,8 @@ def test_every_requirement_has_a_range_and_a_reason():
         assert len(reason) > 10, f"{requirement} has no reason"
 
 
-COMMANDS = [
-    "data_prep.midi",
-    "data_prep.corpus",
-    "launch.sweep",
-    *(f"amt_jax.{n}" for n in ("train", "generate", "evaluate", "demo")),
-]
+AMT = [f"amt_jax.{name}" for name in ("train", "generate", "evaluate", "demo")]
+COMMANDS = [*AMT, "data_prep.midi", "data_prep.corpus", "launch.local", "launch.sweep"]
 
 
 @pytest.mark.parametrize("module", COMMANDS)
