@@ -126,8 +126,8 @@ def supervise(command: Sequence[str], environments: Sequence[Mapping[str, str]])
             kill(process)
         for number, handler in before.items():
             signal.signal(number, handler)
-    # The others fail because of one: its code says why.
-    failed = [number for number, code in enumerate(codes) if code]
+    # The others fail because of one, the first: its code says why.
+    failed = [number for number, code in codes.items() if code]
     failed.sort(key=lambda number: codes[number] == AGAIN)
     if not failed:
         return 0
@@ -138,8 +138,11 @@ def supervise(command: Sequence[str], environments: Sequence[Mapping[str, str]])
     return code if code > 0 else 128 - code
 
 
-def wait(processes: Sequence[subprocess.Popen], received: list[int]) -> list[int]:
-    """Exit codes of all processes, `AGAIN` for those that had to be killed; passes on the signals in `received`."""
+def wait(processes: Sequence[subprocess.Popen], received: list[int]) -> dict[int, int]:
+    """Exit codes of all processes in the order of their ends, `AGAIN` of those that had to be killed.
+
+    Passes on the signals that come into `received`.
+    """
     codes, deadline = {}, float("inf")
     while len(codes) < len(processes):
         for number, process in enumerate(processes):
@@ -160,7 +163,7 @@ def wait(processes: Sequence[subprocess.Popen], received: list[int]) -> list[int
                     kill(process)
                     codes[number] = AGAIN
         time.sleep(0.05)
-    return [codes[number] for number in range(len(processes))]
+    return codes
 
 
 def kill(process: subprocess.Popen) -> None:

@@ -178,3 +178,24 @@ def test_processes_that_disagree_all_say_so(start, coordinator, numbers, expecte
         code, last = finish(process)
         assert code == 2
         assert expected in last
+
+
+def test_a_process_that_is_started_again_while_others_are_awaited_takes_its_place(start, coordinator):
+    first, lost = (start("nothing", i, 3, coordinator) for i in (0, 1))
+    port = int(coordinator.rpartition(":")[2])
+    deadline = time.monotonic() + 60
+    while not connected(port):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    lost.kill()
+    lost.wait()
+    for process in [first, *(start("nothing", i, 3, coordinator) for i in (1, 2))]:
+        assert finish(process) == (0, "done")
+
+
+def connected(port: int) -> bool:
+    """Whether somebody has a connection to a port of this host."""
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    return any(line[1].endswith(f":{port:04X}") and line[3] == "01" for line in lines)
