@@ -10,6 +10,7 @@ left out. Run again, it adds what is new to the dataset and keeps every split an
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from collections import Counter
@@ -25,11 +26,14 @@ if TYPE_CHECKING:
 def main() -> int:
     args = _parser().parse_args()
     # Not before: these bring numpy, symusic and MidiTok, and --help should not wait for them.
-    from data_prep import pool, preparation
+    from data_prep import pool
+    from data_prep.local import Interrupted, Local
     from data_prep.metadata import Metadata
+    from data_prep.preparation import prepare
+    from data_prep.settings import Settings
 
     _check_folders(args.input, args.output)
-    settings = preparation.Settings(
+    settings = Settings(
         tokenizer=args.tokenizer,
         bpe=args.bpe,
         valid=args.valid,
@@ -43,18 +47,19 @@ def main() -> int:
     metadata = None
     if args.metadata:
         metadata = Metadata.read(args.metadata, args.input, args.path_column, args.composer_column, args.family_column)
+    workers = args.workers or pool.usable_cores()
+    make_runner = functools.partial(Local, workers=workers, timeout=args.timeout)
     try:
-        report = preparation.prepare(
+        report = prepare(
             args.input,
             Path(args.output),
             settings,
             metadata=metadata,
             licence=args.licence,
-            workers=args.workers or pool.usable_cores(),
-            timeout=args.timeout,
+            make_runner=make_runner,
         )
     except KeyboardInterrupt as error:
-        done = f"{error.done} of {error.total} files are done; " if isinstance(error, preparation.Interrupted) else ""
+        done = f"{error.done} of {error.total} files are done; " if isinstance(error, Interrupted) else ""
         print(f"interrupted: {done}run the same command again to go on from here", file=sys.stderr)
         return 130
     _show(report, args)

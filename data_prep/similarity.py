@@ -11,10 +11,15 @@ that it joins are one work with and without repeats, in Nottingham and POP909 ev
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from symusic import Score
 
+from amt_jax.errors import UserError
+
+FILE = "signatures.npy"
 HASHES = 128
 RUN = 5
 TOGETHER = 0.12
@@ -58,23 +63,47 @@ def _mix(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
-def similar(signatures: list[np.ndarray]) -> list[set[int]]:
-    """For each piece, those before it with an estimated Jaccard index of at least `SAME`."""
-    links: list[set[int]] = [set() for _ in signatures]
-    known = [index for index, values in enumerate(signatures) if len(values)]
-    if not known:
-        return links
-    table = np.stack([signatures[index] for index in known])
-    for band in range(0, HASHES, ROWS_PER_BAND):
-        buckets = defaultdict(list)
-        for row, key in enumerate(table[:, band : band + ROWS_PER_BAND].tolist()):
-            buckets[tuple(key)].append(row)
-        for rows in buckets.values():
-            for position in range(1, len(rows)):
-                row = rows[position]
-                found = links[known[row]]
-                before = [each for each in rows[max(0, position - NEIGHBOURS) : position] if known[each] not in found]
-                if before:
-                    same = (table[before] == table[row]).mean(axis=1) >= SAME
-                    found.update(known[before[index]] for index in np.flatnonzero(same))
+def bands(signature: np.ndarray) -> list[tuple[int, ...]]:
+    """The keys under which a piece meets those that may be similar to it: none without a signature."""
+    # Zeros stand in `FILE` for a piece without a signature.
+    if not signature.any():
+        return []
+    return [(band, *row) for band, row in enumerate(signature.reshape(-1, ROWS_PER_BAND).tolist())]
+
+
+def pairs(table: np.ndarray) -> Iterator[tuple[int, int]]:
+    """The similar pairs of rows among pieces that share a key, in their order. [pieces, HASHES]"""
+    for row in range(1, len(table)):
+        start = max(0, row - NEIGHBOURS)
+        same = (table[start:row] == table[row]).mean(axis=1) >= SAME
+        yield from ((start + index, row) for index in np.flatnonzero(same).tolist())
+
+
+def similar(signatures: Sequence[np.ndarray]) -> set[tuple[int, int]]:
+    """The pairs of pieces with an estimated Jaccard index of at least `SAME`: indices, the smaller one first."""
+    buckets = defaultdict(list)
+    for index, each in enumerate(signatures):
+        for key in bands(each):
+            buckets[key].append(index)
+    links = set()
+    for members in buckets.values():
+        if len(members) > 1:
+            table = np.stack([signatures[index] for index in members])
+            links.update((members[first], members[second]) for first, second in pairs(table))
     return links
+
+
+def load(folder: Path, count: int) -> np.ndarray:
+    """The signatures of a dataset's `count` kept files in their order, read as they are used. [count, HASHES]"""
+    try:
+        table = np.load(folder / FILE, mmap_mode="r")
+        if table.shape != (count, HASHES):
+            raise ValueError(f"{len(table)} rows for {count} pieces")
+        return table
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {str(folder / FILE)!r} ({error}); prepare into a new folder") from None
+
+
+def create(folder: Path, count: int) -> np.ndarray:
+    """Makes `folder`/signatures.npy, to be filled in place. [count, HASHES] uint32 zeros."""
+    return np.lib.format.open_memmap(folder / FILE, "w+", np.uint32, (count, HASHES))

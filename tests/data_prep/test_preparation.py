@@ -13,10 +13,12 @@ from amt_jax.data.record import Record
 from amt_jax.errors import UserError
 from data_prep import pool, shards
 from data_prep.journal import Journal
+from data_prep.local import Interrupted
 from data_prep.metadata import Metadata
 from data_prep.outcome import read
 from data_prep.piece import VERSION
-from data_prep.preparation import Interrupted, Settings, prepare
+from data_prep.preparation import prepare
+from data_prep.settings import Settings
 from tests.music_files import tune, write
 
 SETTINGS = Settings(valid=0.2, test=0.2, min_count=4)
