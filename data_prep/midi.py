@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import logging
 import os
 import sys
 from collections import Counter
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 from amt_jax.errors import UserError, run_command
 
 if TYPE_CHECKING:
-    from data_prep.preparation import Report
+    from data_prep.preparation import MakeRunner, Report
 
 
 def main() -> int:
@@ -48,7 +49,10 @@ def main() -> int:
     if args.metadata:
         metadata = Metadata.read(args.metadata, args.input, args.path_column, args.composer_column, args.family_column)
     workers = args.workers or pool.usable_cores()
-    make_runner = functools.partial(Local, workers=workers, timeout=args.timeout)
+    if args.runner == "beam":
+        make_runner = _beam(args, workers)
+    else:
+        make_runner = functools.partial(Local, workers=workers, timeout=args.timeout)
     try:
         report = prepare(
             args.input,
@@ -59,6 +63,9 @@ def main() -> int:
             make_runner=make_runner,
         )
     except KeyboardInterrupt as error:
+        if args.runner == "beam":
+            print("interrupted: the dataset is as it was", file=sys.stderr)
+            return 130
         done = f"{error.done} of {error.total} files are done; " if isinstance(error, Interrupted) else ""
         print(f"interrupted: {done}run the same command again to go on from here", file=sys.stderr)
         return 130
@@ -78,6 +85,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--tokenizer", default="remi", help="remi (one piano, 419 ids), remi_multitrack or tsd (both with instruments)")
     add("--bpe", type=int, default=0, metavar="N", help="learn byte pair encoding up to N ids, 2000 say; 0: none")
     add("--workers", type=_positive(int), metavar="N", help="processes; as many as usable cores if not given")
+    add(
+        "--runner",
+        choices=("local", "beam"),
+        default="local",
+        help="processes of this machine, or Apache Beam (default %(default)s)",
+    )
+    add(
+        "--beam-options",
+        default="",
+        metavar="FLAGS",
+        help="Beam's own in one text: '--runner=FlinkRunner --flink_master=HOST:8081' (default: Beam on this machine)",
+    )
     add("--timeout", type=_positive(float), default=60.0, metavar="SECONDS", help="for one file (default %(default)g)")
     add("--metadata", type=here, metavar="FILE", help="a .csv or .jsonl table about the files")
     add("--path-column", default="path", help="its column of paths relative to --input (default %(default)s)")
@@ -102,6 +121,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="chooses which families those are (default %(default)s)")
     add("--licence", default="", metavar="TEXT", help="licence of the music, kept in every record")
     return parser
+
+
+def _beam(args: argparse.Namespace, workers: int) -> MakeRunner:
+    # Before Beam is imported: otherwise it sets up logging by itself and warns of what it could do elsewhere.
+    logging.basicConfig(level=logging.ERROR)
+    try:
+        from data_prep import beam
+    except ModuleNotFoundError as error:
+        raise UserError(f"--runner=beam needs {error.name}: pip install 'amt_jax[beam]'") from None
+    return functools.partial(beam.Beam, options=beam.parse_options(args.beam_options, workers), timeout=args.timeout)
 
 
 def _positive(kind: type) -> type:

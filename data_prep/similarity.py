@@ -63,34 +63,32 @@ def _mix(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
-def bands(signature: np.ndarray) -> list[tuple[int, ...]]:
-    """The keys under which a piece meets those that may be similar to it: none without a signature."""
-    # Zeros stand in `FILE` for a piece without a signature.
-    if not signature.any():
-        return []
-    return [(band, *row) for band, row in enumerate(signature.reshape(-1, ROWS_PER_BAND).tolist())]
-
-
 def pairs(table: np.ndarray) -> Iterator[tuple[int, int]]:
     """The similar pairs of rows among pieces that share a key, in their order. [pieces, HASHES]"""
-    for row in range(1, len(table)):
-        start = max(0, row - NEIGHBOURS)
-        same = (table[start:row] == table[row]).mean(axis=1) >= SAME
-        yield from ((start + index, row) for index in np.flatnonzero(same).tolist())
+    for distance in range(1, min(NEIGHBOURS + 1, len(table))):
+        same = np.count_nonzero(table[distance:] == table[:-distance], axis=1) >= SAME * HASHES
+        yield from ((index, index + distance) for index in np.flatnonzero(same).tolist())
 
 
 def similar(signatures: Sequence[np.ndarray]) -> set[tuple[int, int]]:
     """The pairs of pieces with an estimated Jaccard index of at least `SAME`: indices, the smaller one first."""
-    buckets = defaultdict(list)
-    for index, each in enumerate(signatures):
-        for key in bands(each):
-            buckets[key].append(index)
-    links = set()
-    for members in buckets.values():
-        if len(members) > 1:
-            table = np.stack([signatures[index] for index in members])
-            links.update((members[first], members[second]) for first, second in pairs(table))
+    known = [index for index, each in enumerate(signatures) if has_signature(each)]
+    if not known:
+        return set()
+    table, links = np.stack([signatures[index] for index in known]), set()
+    for band in range(0, HASHES, ROWS_PER_BAND):
+        buckets = defaultdict(list)
+        for row, key in enumerate(table[:, band : band + ROWS_PER_BAND].tolist()):
+            buckets[tuple(key)].append(row)
+        for rows in buckets.values():
+            if len(rows) > 1:
+                links.update((known[rows[first]], known[rows[second]]) for first, second in pairs(table[rows]))
     return links
+
+
+def has_signature(signature: np.ndarray) -> bool:
+    """False for pieces with too few notes; in `FILE` their rows are zeros."""
+    return bool(signature.any())
 
 
 def load(folder: Path, count: int) -> np.ndarray:
