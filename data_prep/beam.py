@@ -48,6 +48,7 @@ GROUP_FILES = 256
 # Part of Beam. What Beam calls DirectRunner may fetch another runner's program from the network.
 EMBEDDED = "FnApiRunner"
 LOG = "beam-error.txt"
+PRELOAD = ["miditok", "data_prep.piece"]
 
 
 def parse_options(text: str, workers: int) -> PipelineOptions:
@@ -61,10 +62,11 @@ def parse_options(text: str, workers: int) -> PipelineOptions:
     try:
         with contextlib.redirect_stderr(said):
             options = PipelineOptions([*defaults, *shlex.split(text)])
+            beam.Pipeline(options=options)  # Knows which runners there are, and what theirs cannot do without.
             given, known = options.get_all_options(retain_unknown_options=True), options.get_all_options()
     except (SystemExit, ValueError) as error:
         reason = said.getvalue().strip().rpartition("error: ")[2] or error
-        raise UserError(f"--beam-options: {reason}") from None
+        raise UserError(f"--beam-options: {' '.join(str(reason).split())}") from None
     unknown = sorted(given.keys() - known.keys())
     # A cluster's runner passes on what Beam's Python side does not know.
     if unknown and options.view_as(StandardOptions).runner in StandardOptions.LOCAL_RUNNERS:
@@ -90,6 +92,7 @@ class Beam:
         groups = self._groups = -(-len(paths) // GROUP_FILES)
         kept = [(each.piece, (0, each.source, each.sha256)) for each in old if each.kept]
         chunks = ((start, kept[start : start + GROUP_FILES]) for start in range(0, len(kept), GROUP_FILES))
+        pool.start_server(PRELOAD)
         with self._pipeline("tokenizing", "file", len(paths), "group-*.npz", GROUP_FILES) as pipeline:
             sources = (
                 self._lines(pipeline, "paths", paths)
@@ -232,7 +235,7 @@ def _of_group(line: str, groups: int) -> tuple[int, str]:
 
 
 def _prepare(element: tuple[int, Any], work: str, preset: str, timeout: float) -> Iterator[Any]:
-    """Prepares what is new in a group, to a file; yields its sources, findings and entries: (piece, (order, signature))."""
+    """Prepares what is new in a group, to a file; yields sources, findings and entries (piece, (order, signature))."""
     group, parts = element
     known, first = set(parts["known"]), {}
     sources = []
@@ -245,7 +248,7 @@ def _prepare(element: tuple[int, Any], work: str, preset: str, timeout: float) -
     todo, arrays = {source.path: source for source in first.values()}, {}
     tasks = ((path, preset) for path in todo)
     # One process for each that runs at once; how many of those there are is the runner's business.
-    runs = pool.run_all(piece.from_file, tasks, 1, timeout, ["miditok", "data_prep.piece"]) if todo else ()
+    runs = pool.run_all(piece.from_file, tasks, 1, timeout, PRELOAD) if todo else ()
     for (path, _), result in runs:
         source = todo[path]
         if isinstance(result, pool.Failure):

@@ -124,8 +124,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _beam(args: argparse.Namespace, workers: int) -> MakeRunner:
-    # Before Beam is imported: otherwise it sets up logging by itself and warns of what it could do elsewhere.
-    logging.basicConfig(level=logging.ERROR)
+    # Before Beam is imported: it would warn of what it could do elsewhere, and log each failure in hundreds of lines.
+    logging.basicConfig(level=logging.CRITICAL)
     try:
         from data_prep import beam
     except ModuleNotFoundError as error:

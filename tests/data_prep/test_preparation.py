@@ -196,6 +196,17 @@ def test_a_file_that_timed_out_is_tried_again(music, tmp_path, loop):
     assert rows(tmp_path / "ds")["Cage/0.mid"].kept
 
 
+def test_a_file_that_could_not_be_read_is_tried_again(music, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(music, folder)
+    os.mkfifo(folder / "Cage/pipe.mid")
+    assert prepare(str(folder), tmp_path / "ds", SETTINGS).card.skipped["unreadable"] == 1
+    assert not prepare(str(folder), tmp_path / "ds", SETTINGS).changed
+    os.remove(folder / "Cage/pipe.mid")
+    write(tune(33), folder / "Cage/pipe.mid")
+    assert prepare(str(folder), tmp_path / "ds", SETTINGS).added == 1
+
+
 def test_new_files_keep_every_split_and_id(music, tmp_path):
     folder, dataset = tmp_path / "in", tmp_path / "ds"
     shutil.copytree(music, folder)
