@@ -189,17 +189,26 @@ def test_the_command_says_what_the_local_one_says(music, tmp_path):
     assert content(tmp_path / "ds") == content(tmp_path / "local")
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_stopped_in_the_middle(music, tmp_path, sent):
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """Enough that there is a middle to be stopped in."""
+    folder, long = tmp_path_factory.mktemp("many"), tune(99, 2500)
     for index in range(600):
-        write(tune(index, 1000), tmp_path / f"in/{index}.mid")
+        long.tracks[0].notes[index].duration += 120
+        write(long, folder / f"{index}.mid")
+    return folder
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_in_the_middle_it_starts_anew(music, many, tmp_path, sent):
     dataset = tmp_path / "ds"
-    with start(f"--input={tmp_path / 'in'}", f"--output={dataset}") as process:
+    with start(f"--input={many}", f"--output={dataset}") as process:
         said = ""
         while "| 0/600" not in said:
             assert process.poll() is None, said
             said += process.stderr.read(1)
         time.sleep(1)
+        # As a terminal does it: Ctrl-C goes to the workers too.
         (os.killpg if sent == signal.SIGINT else os.kill)(process.pid, sent)
         errors = process.communicate(timeout=60)[1]
     assert process.returncode == {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130}[sent]
@@ -207,7 +216,7 @@ def test_stopped_in_the_middle(music, tmp_path, sent):
     if sent == signal.SIGINT:
         assert "interrupted: the dataset is as it was" in errors
     assert not (dataset / "dataset.json").exists()
-    with start(f"--input={tmp_path / 'in'}", f"--output={dataset}") as process:
+    with start(f"--input={music}", f"--output={dataset}") as process:
         process.communicate(timeout=120)
     assert process.returncode == 0
     assert not (dataset / ".prepare").exists()
