@@ -16,11 +16,13 @@ pytest.importorskip("apache_beam", reason="needs the beam extra: make test-heavy
 
 from amt_jax.data.card import Card
 from amt_jax.errors import UserError
-from data_prep import beam, piece, shards, similarity
+from data_prep import beam, files, piece, shards, similarity
+from data_prep.journal import Journal
 from data_prep.local import Local
 from data_prep.outcome import read
 from data_prep.preparation import prepare
 from data_prep.settings import Settings
+from data_prep.staging import Staging
 from tests.music_files import tune, write
 
 pytestmark = pytest.mark.heavy
@@ -57,6 +59,7 @@ def music(tmp_path_factory) -> Path:
         for transpose, name in enumerate(("a", "é", "z")):
             write(tune(30 + index, 200, transpose=transpose), folder / f"{name}/{index} by ear.mid")
         write(tune(0, tempo=70.0 + index), folder / f"Zoë/copy {index}.mid")
+        write(tune(30 + index, 200, tempo=70.0), folder / f"ß/copy {index}.mid")
         (folder / f"twin {index}.mid").write_bytes((folder / "Bach/0.mid").read_bytes())
     write(tune(40), Path(os.fsdecode(os.fsencode(folder) + b"/\xff.mid")))
     damage = random.Random(0)
@@ -87,6 +90,30 @@ def test_beam_makes_the_bytes_of_the_local_runner(music, tmp_path, options):
     assert {"duplicate", "unreadable", "not a MIDI file"} <= found.card.skipped.keys()
     assert not prepare(str(music), tmp_path / "beam", SETTINGS, make_runner=by_beam(options)).changed
     assert content(tmp_path / "beam") == content(tmp_path / "local")
+
+
+def survey(folder: Path, dataset: Path, old, make_runner):
+    """What a runner reports, in a form that can be compared."""
+    staging = Staging(dataset)
+    journal = Journal(staging.folder / "journal.sqlite", "")
+    staging.recover()
+    found = make_runner(staging, journal, "remi").survey(str(folder), files.find(str(folder)).paths, old)
+    links = {frozenset(link) for link in found.links}
+    journal.close()
+    return [(each.name, each.sha256, each.reason) for each in found.sources], found.findings, links
+
+
+@pytest.mark.parametrize("old", [[], ["Bach", "z", "é"]])
+def test_both_runners_report_the_same(music, tmp_path, old):
+    dataset, outcomes = tmp_path / "ds", []
+    for name in old:
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / name).symlink_to(music / name)
+    if old:
+        outcomes = list(prepare(str(tmp_path / "in"), dataset, SETTINGS).outcomes)
+    expected = survey(music, dataset, outcomes, Local)
+    assert len(expected[2]) >= 6
+    assert survey(music, dataset, outcomes, by_beam()) == expected
 
 
 def test_what_one_runner_began_the_other_adds_to(music, tmp_path):
