@@ -6,10 +6,10 @@
 Every worker sees the input and the dataset under the same paths: on a cluster they lie on a shared disk. A task may run
 twice and tasks may run in any order: what they leave on the disk gets its name when it is whole.
 
-The driver holds what decisions.py decides on: the name, hashes and outcome of every file and the similar pairs, about
-1 KB a file. Music and signatures (20 KB a piece) stay with the workers and on the disk. Similarity sends each signature
-through `HASHES / ROWS_PER_BAND` groups: 40 KB a piece go through Beam's shuffle, which Beam's runner for one machine
-keeps in memory. What is added to a dataset is not all that is read: the driver checks the old shards, as anywhere.
+The driver holds what decisions.py decides on, the name, hashes and outcome of every file and the similar pairs: 2 to 3
+KB a file, so 10 M files need a driver with 30 GB. Adding to a dataset, it also reads the old shards, to check them.
+Music and signatures (20 KB a piece) stay with the workers and on the disk. Similarity sends each signature through
+`HASHES / ROWS_PER_BAND` groups: 40 KB a piece go through Beam's shuffle, which Beam on one machine keeps in memory.
 """
 
 from __future__ import annotations
