@@ -47,7 +47,7 @@ from data_prep.staging import Staging
 GROUP_FILES = 256
 # Part of Beam. What Beam calls DirectRunner may fetch another runner's program from the network.
 EMBEDDED = "FnApiRunner"
-LOG = "beam-error.txt"
+LOG = "beam.log"
 PRELOAD = ["miditok", "data_prep.piece"]
 
 
@@ -168,9 +168,10 @@ class Beam:
         """
         pipeline = beam.Pipeline(options=self._options)
         yield pipeline
-        result = None
+        result, log = None, self._staging.folder / LOG
         try:
-            with _progress(doing, unit, total, lambda: each * sum(1 for _ in self._work.glob(done))):
+            # Workers in this process print each failure of theirs as well.
+            with _progress(doing, unit, total, lambda: each * sum(1 for _ in self._work.glob(done))), _stderr_to(log):
                 result = pipeline.run()
                 state = result.wait_until_finish()
         except KeyboardInterrupt:
@@ -178,12 +179,18 @@ class Beam:
                 result.cancel()
             raise
         except Exception as error:  # Each runner raises its own; what went wrong in a worker is in the text.
-            log = self._staging.folder / LOG
-            log.write_text(traceback.format_exc(), encoding="utf-8")
+            with open(log, "a", encoding="utf-8") as file:
+                traceback.print_exc(file=file)
             reason = next(reversed(str(error).strip().splitlines()), type(error).__name__)
             raise UserError(f"Beam failed, the dataset is as it was: {reason} (the whole story: {log})") from error
         if state != beam.runners.runner.PipelineState.DONE:
             raise UserError(f"Beam ended in state {state}, the dataset is as it was; the runner's own log says why")
+
+
+@contextlib.contextmanager
+def _stderr_to(path: Path) -> Iterator[None]:
+    with open(path, "w", encoding="utf-8") as file, contextlib.redirect_stderr(file):
+        yield
 
 
 @contextlib.contextmanager

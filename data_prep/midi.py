@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import logging
 import os
 import sys
@@ -65,6 +66,7 @@ def main() -> int:
     except KeyboardInterrupt as error:
         if args.runner == "beam":
             print("interrupted: the dataset is as it was", file=sys.stderr)
+            sys.stderr = io.StringIO()  # Beam's threads complain when they find that their work is gone.
             return 130
         done = f"{error.done} of {error.total} files are done; " if isinstance(error, Interrupted) else ""
         print(f"interrupted: {done}run the same command again to go on from here", file=sys.stderr)

@@ -161,7 +161,7 @@ def broken(*_):
     raise OSError(28, "No space left on device")
 
 
-def test_a_failure_leaves_the_dataset_as_it_was(music, tmp_path, monkeypatch):
+def test_a_failure_leaves_the_dataset_as_it_was(music, tmp_path, monkeypatch, capsys):
     for index in range(4):
         write(tune(index), tmp_path / f"in/{index}.mid")
     dataset = tmp_path / "ds"
@@ -174,7 +174,8 @@ def test_a_failure_leaves_the_dataset_as_it_was(music, tmp_path, monkeypatch):
             with pytest.raises(UserError, match=r"Beam failed.*No space left") as error:
                 prepare(str(tmp_path / "in"), dataset, SETTINGS, make_runner=by_beam())
         assert "\n" not in str(error.value)
-        assert "Traceback" in (dataset / ".prepare/beam-error.txt").read_text()
+        assert "Traceback" not in capsys.readouterr().err
+        assert "Traceback" in (dataset / ".prepare/beam.log").read_text()
         after = {path.name: path.read_bytes() for path in dataset.iterdir() if path.is_file()}
         assert after == before
     prepare(str(tmp_path / "in"), dataset, SETTINGS, make_runner=by_beam())
