@@ -56,12 +56,15 @@ def connect(coordinator: str = "", processes: int = 0, process: int = -1, timeou
 
     Args:
       coordinator: HOST:PORT of process 0; this and the next two win over the environment (see `detect`).
-      processes: how many; 0 is unknown.
+      processes: how many; 0 is unknown, 1 is a process alone whatever the environment says.
       process: the number of this one; -1 is unknown.
       timeout: seconds to wait for the others at the start.
 
     Raises UserError if it is not clear which process this is, if process 0 cannot be reached, or if some never come.
     """
+    if processes == 1:
+        yield
+        return
     given = {"coordinator": coordinator, "processes": processes or "", "process": process if process >= 0 else ""}
     cluster = detect(dict(os.environ) | {FLAGS[name]: str(value) for name, value in given.items() if value != ""})
     if cluster is None or cluster.processes == 1:

@@ -10,9 +10,11 @@ import threading
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
-from amt_jax.parallel.peers import AGAIN, HELP
+from amt_jax.errors import UserError
+from amt_jax.parallel.peers import AGAIN, HELP, connect
 
 WORKER = Path(__file__).with_name("worker.py")
 ROOT = Path(__file__).parents[2]
@@ -191,6 +193,14 @@ def test_a_process_that_is_started_again_while_others_are_awaited_takes_its_plac
     lost.wait()
     for process in [first, *(start("nothing", i, 3, coordinator) for i in (1, 2))]:
         assert finish(process) == (0, "done")
+
+
+def test_a_process_can_be_alone_in_any_environment(monkeypatch):
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    with pytest.raises(UserError, match="which process of a run is this"), connect():
+        pass
+    with connect(processes=1):
+        assert jax.process_count() == 1
 
 
 def connected(port: int) -> bool:
