@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from amt_jax import storage
 from amt_jax.errors import UserError, run_command
 
 
@@ -15,7 +16,7 @@ def main(argv: list[str] | None = None) -> None:
         "Writes report.html, report.json and report.csv.",
         allow_abbrev=False,
     )
-    parser.add_argument("--run", required=True, metavar="RUN", help="run folder")
+    parser.add_argument("--run", required=True, metavar="RUN", help="run folder, here or gs://… or s3://…")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the report")
     parser.add_argument("--split", default="test", help="train, valid or test (default: %(default)s)")
     parser.add_argument("--dataset", default="", metavar="DATASET", help="dataset folder (default: the run's own)")
@@ -27,6 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of generation and intervals (default: %(default)s)")
     parser.add_argument("--checkpoint", default="best", help="best, last or a step (default: %(default)s)")
     flags = vars(parser.parse_args(argv))
+    flags["output"] = storage.local_path(flags["output"])
     if flags["count"] < 1:
         raise UserError(f"--count is {flags['count']}; it must be at least 1")
 

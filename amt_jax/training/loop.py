@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from amt_jax.data.cache import open_dataset
 from amt_jax.data.card import Card
 from amt_jax.data.pipeline import Records, Rows, batches
 from amt_jax.data.plan import EvalPlan, TrainPlan
@@ -47,16 +48,15 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
       allow_config_change: whether a run may go on with another config than it began with.
     """
     # --- Data: every process reads its share of each global batch.
-    card = Card.load(config.dataset)
-    card.verify(config.dataset, ("train", "valid"))
-    records = Records(config.dataset, card, "train")
+    card, dataset = open_dataset(config.dataset, ("train", "valid"))
+    records = Records(dataset, card, "train")
     plan = TrainPlan(records.lengths, config.context, config.seed)
     rows_source = Rows(records, plan, config.augmentation, config.seed)
     total_steps = config.steps or math.ceil(config.epochs * plan.rows_per_epoch / config.rows_per_step)
     share = {"process": jax.process_index(), "processes": jax.process_count()}
     validation = None
     if card.splits.get("valid") and card.splits["valid"].records:
-        held_out = Records(config.dataset, card, "valid")
+        held_out = Records(dataset, card, "valid")
         validation = Rows(held_out, EvalPlan(held_out.lengths, config.context, config.context))
 
     # --- Network, optimizer and where they lie on the devices.
@@ -173,11 +173,13 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
                 better = valid_loss is not None and valid_loss < lowest
                 if last or better or old or interruption.requested or due(step, config.save_every, ended_epoch):
                     read_metrics()  # raises before a bad state is saved
+                    log.publish()  # first, so that no checkpoint is ahead of its metrics
                     checkpoints.save(state, rows, valid_loss)
                     lowest = valid_loss if better else lowest
                     saved, saved_at = step, time.monotonic()
             read_metrics()
             if step > first_step and saved != step:
+                log.publish()
                 checkpoints.save(state, rows)  # the signal came just after that step's own chance to save
             checkpoints.wait()
     finally:
