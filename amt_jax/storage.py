@@ -53,9 +53,9 @@ def open_folder(folder: str | os.PathLike) -> Path | epath.Path:
     return epath.Path(text)
 
 
-def file_system(folder: str) -> AbstractFileSystem:
+def file_system(folder: str | os.PathLike) -> AbstractFileSystem:
     """fsspec's client for a remote folder; UserError if there is none for its scheme or it is not installed."""
-    scheme = folder.partition("://")[0]
+    scheme = os.fspath(folder).partition("://")[0]
     if scheme not in STORES:
         raise UserError(f"{folder}: {scheme}:// is not known; name a folder on this machine, gs://… or s3://…")
     package, extra = STORES[scheme]
@@ -108,10 +108,8 @@ def write_text(path: Path | epath.Path, text: str) -> None:
 
 def upload(source: Path, target: str | os.PathLike) -> None:
     """Copies everything in a local folder into a remote one; what else is there stays."""
-    target = os.fspath(target)
-    files = file_system(target)
     with reaching(target):
-        files.put(f"{source}/", f"{target}/", recursive=True)
+        file_system(target).put(f"{source}/", f"{target}/", recursive=True)
 
 
 @contextlib.contextmanager

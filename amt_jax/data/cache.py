@@ -24,6 +24,7 @@ def open_dataset(folder: str, splits: Sequence[str]) -> tuple[Card, Path]:
     if not storage.is_remote(folder):
         card.verify(folder, splits)
         return card, Path(folder)
+    source = storage.open_folder(folder)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     copy = home / "amt_jax" / "datasets" / hashlib.sha256(repr(card.splits).encode()).hexdigest()[:16]
     copy.mkdir(parents=True, exist_ok=True)
@@ -31,8 +32,9 @@ def open_dataset(folder: str, splits: Sequence[str]) -> tuple[Card, Path]:
     if not all(_is_whole(shard, copy) for shard in shards):
         with storage.lock(copy, wait=True):  # Another process may be fetching them, or just have done so.
             wanted = [shard for shard in shards if not _is_whole(shard, copy)]
-            for shard in tqdm(wanted, desc=f"fetching {folder} to {copy}", unit="shard"):
-                _fetch(shard, folder, copy)
+            for shard in tqdm(wanted, desc=f"fetching {folder} to {copy}", unit="shard", disable=not wanted):
+                for name in (shard.lengths_file, shard.file):
+                    _fetch(source / name, copy / name, shard.sha256 if name == shard.file else None)
     return card, copy
 
 
@@ -41,14 +43,13 @@ def _is_whole(shard: Shard, folder: Path) -> bool:
     return (folder / shard.lengths_file).exists() and path.exists() and file_sha256(path) == shard.sha256
 
 
-def _fetch(shard: Shard, folder: str, copy: Path) -> None:
-    """Downloads a shard and its lengths; a file gets its name when it is complete and undamaged."""
-    for name in (shard.lengths_file, shard.file):
-        source, part = f"{folder}/{name}", copy / f"{name}.part"
-        with storage.reaching(source):
-            storage.file_system(folder).get_file(source, str(part))
-        if name == shard.file and file_sha256(part) != shard.sha256:
-            raise UserError(
-                f"shard {source} is damaged (sha256 differs); copy it there again, or prepare it in a new folder"
-            )
-        os.replace(part, copy / name)
+def _fetch(source: os.PathLike, target: Path, sha256: str | None) -> None:
+    """Downloads a file, which gets its name when it is complete and undamaged."""
+    part = target.with_name(f"{target.name}.part")
+    with storage.reaching(source):
+        storage.file_system(source).get_file(os.fspath(source), str(part))
+    if sha256 and file_sha256(part) != sha256:
+        raise UserError(
+            f"shard {source} is damaged (sha256 differs); copy it there again, or prepare it in a new folder"
+        )
+    os.replace(part, target)
