@@ -11,9 +11,10 @@ MAY_USE = {
     "music": {"tokens"},
     "model": set(),
     "data": {"tokens"},
-    "training": {"tokens", "data", "model"},
-    "sampling": {"tokens", "music", "data", "model", "training"},
-    "evaluation": {"tokens", "music", "data", "model", "training", "sampling"},
+    "parallel": {"model"},
+    "training": {"tokens", "data", "model", "parallel"},
+    "sampling": {"tokens", "music", "data", "model", "parallel", "training"},
+    "evaluation": {"tokens", "music", "data", "model", "parallel", "training", "sampling"},
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +111,22 @@ class Augmentation:
 class Rows:
     """The rows of a plan as arrays, by row number: the same whoever asks."""
 
-    def __init__(self, records: Records, plan: Plan, augmentation: Augmentation | None = None, seed: int = 0):
+    def __init__(
+        self,
+        records: Records,
+        plan: Plan,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        conditions: Sequence[str] | None = None,
+    ):
+        """`conditions` names those to give, all of the card's if it is left out."""
         for name, table in records.card.conditions.items():
             if table.kind != "categorical":
                 raise UserError(f"condition {name!r} is of kind {table.kind!r}; only categorical ones can be read")
         augmentation = augmentation or Augmentation()
         augmentation.check(records.card.spec)
         self.records, self.plan, self.augmentation, self.seed = records, plan, augmentation, seed
+        self.conditions = list(records.card.conditions if conditions is None else conditions)
 
     def __getitem__(self, index: int) -> Batch:
         """Row `index`: the arrays of the contract in `batches`, without B."""
@@ -126,7 +136,7 @@ class Rows:
         inputs, targets = np.full(shape, spec.pad, np.int32), np.full(shape, spec.pad, np.int32)
         segments, positions = np.zeros(plan.context, np.int32), np.zeros(plan.context, np.int32)
         weights = np.zeros(plan.context, np.float32)
-        conditions = {name: np.zeros(plan.max_segments, np.int32) for name in self.records.card.conditions}
+        conditions = {name: np.zeros(plan.max_segments, np.int32) for name in self.conditions}
         at = 0
         for segment, span in enumerate(spans):
             record = self.records[span.record]
@@ -138,8 +148,9 @@ class Rows:
             segments[here] = segment + 1
             positions[here] = np.arange(count)
             weights[at + span.scored - span.start : at + count] = 1
-            for name, value in self.records.condition_ids(record).items():
-                conditions[name][segment] = value
+            ids = self.records.condition_ids(record)
+            for name in self.conditions:
+                conditions[name][segment] = ids[name]
             at += count
         return {
             "inputs": inputs,
@@ -168,25 +179,20 @@ class _Share:
     start: int
     length: int
     batch_size: int
-    process: int
-    processes: int
+    slots: Sequence[int]
 
     def __len__(self) -> int:
-        return self.length * self.local
-
-    @property
-    def local(self) -> int:
-        return self.batch_size // self.processes
+        return self.length * len(self.slots)
 
     def __getitem__(self, index: int) -> Batch:
-        batch, slot = divmod(index, self.local)
-        return self.rows[self.start + batch * self.batch_size + self.process * self.local + slot]
+        batch, slot = divmod(index, len(self.slots))
+        return self.rows[self.start + batch * self.batch_size + int(self.slots[slot])]
 
 
 def batches(
-    rows: Rows, batch_size: int, *, start: int = 0, process: int = 0, processes: int = 1, threads: int = 4
+    rows: Rows, batch_size: int, *, start: int = 0, slots: Sequence[int] | None = None, threads: int = 4
 ) -> grain.IterDataset[Batch]:
-    """Batches of one process: its contiguous share of each global batch of `batch_size` rows.
+    """Batches of one process: its rows of each global batch of `batch_size` rows.
 
     Endless for a training plan; one pass for an evaluation plan, whose last batch is filled with empty rows.
 
@@ -194,21 +200,18 @@ def batches(
       rows: the rows to read.
       batch_size: rows of a global batch, over all processes.
       start: global row to begin at; costs nothing.
-      process: this process's number.
-      processes: how many there are; divides batch_size.
+      slots: which of its rows this process reads, in order; all of them if not given. [B]
       threads: that read and build batches ahead.
 
     Returns:
       An iterable of {"inputs" [B, T, K], "targets" [B, T, K], "segments" [B, T] (0 padding, 1.. the piece in the
       row), "positions" [B, T] (from 0 in each segment), all int32, "weights" [B, T] float32 (1 where the target
-      counts), "conditions": {name: [B, S] int32, the id of segment s at s - 1}}, B = batch_size / processes.
+      counts), "conditions": {name: [B, S] int32, the id of segment s at s - 1}}.
     """
-    if batch_size < 1 or batch_size % processes:
-        raise UserError(f"batch_size {batch_size} cannot be shared by {processes} processes; make it a multiple")
     if isinstance(rows.plan, TrainPlan):
         length = (2**62 - start) // batch_size
     else:
         length = -(-(len(rows.plan.rows) - start) // batch_size)
-    share = _Share(rows, start, length, batch_size, process, processes)
-    dataset = grain.MapDataset.source(share).batch(share.local)
+    share = _Share(rows, start, length, batch_size, range(batch_size) if slots is None else slots)
+    dataset = grain.MapDataset.source(share).batch(len(share.slots))
     return dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))

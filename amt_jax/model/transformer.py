@@ -7,7 +7,8 @@ D model   F feed-forward   V vocabulary   L layers
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +77,21 @@ class TransformerConfig:
         return self.d_model // self.num_heads
 
 
+class Placement(NamedTuple):
+    """How the network runs on the devices it runs on; the default suits one.
+
+    Attributes:
+      attend: the attention to use.
+      constrain: (x, its logical axes) -> x; where activations should lie.
+    """
+
+    attend: Attend = blockwise_attend
+    constrain: Callable[..., jax.Array] = lambda x, *axes: x
+
+
+ONE_DEVICE = Placement()
+
+
 class Linear(nnx.Module):
     """x @ kernel + bias, the kernel stored [in, out]."""
 
@@ -105,7 +121,10 @@ class Norm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Projections around attention: one fused product for queries, keys and values."""
+    """Projections around attention: one fused product for queries, keys and values.
+
+    Its columns stand by key/value head, each with its queries before it, so that devices can share them by heads.
+    """
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -119,8 +138,9 @@ class Attention(nnx.Module):
     def project(self, x: jax.Array, rotary: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries, keys and values, rotated. x [..., D], rotary [..., H / 2] -> [..., N, H], 2 × [..., K, H]."""
         config = self.config
-        heads = self.qkv(x).reshape(*x.shape[:-1], -1, config.head_dim)
-        query, key, value = jnp.split(heads, [config.num_heads, config.num_heads + config.num_kv_heads], axis=-2)
+        heads = self.qkv(x).reshape(*x.shape[:-1], config.num_kv_heads, -1, config.head_dim)
+        query, key, value = heads[..., :-2, :], heads[..., -2, :], heads[..., -1, :]
+        query = query.reshape(*x.shape[:-1], config.num_heads, config.head_dim)
         if self.query_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         return rotate(query, rotary), rotate(key, rotary), value
@@ -134,18 +154,15 @@ class FeedForward(nnx.Module):
     """Two products with a GELU between, or SwiGLU's three."""
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        self.gated = config.activation == "swiglu"
-        width = 2 * config.d_ff if self.gated else config.d_ff
-        self.up = Linear(config.d_model, width, ("embed", "mlp"), config, rngs=rngs)
+        self.up = Linear(config.d_model, config.d_ff, ("embed", "mlp"), config, rngs=rngs)
+        gated = config.activation == "swiglu"
+        self.gate = Linear(config.d_model, config.d_ff, ("embed", "mlp"), config, rngs=rngs) if gated else None
         self.down = Linear(config.d_ff, config.d_model, ("mlp", "embed"), config, rngs=rngs,
                            gain=(2 * config.num_layers) ** -0.5)  # fmt: skip
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = self.up(x)
-        if self.gated:
-            gate, y = jnp.split(y, 2, axis=-1)
-            return self.down(jax.nn.silu(gate) * y)
-        return self.down(jax.nn.gelu(y))
+        return self.down(jax.nn.gelu(y) if self.gate is None else jax.nn.silu(self.gate(x)) * y)
 
 
 class Layer(nnx.Module):
@@ -158,13 +175,14 @@ class Layer(nnx.Module):
         self.feed_forward_norm = Norm(config.d_model, config.norm)
         self.feed_forward = FeedForward(config, rngs=rngs)
 
-    def __call__(self, x, rotary, segments, attend: Attend, dropout_key):
+    def __call__(self, x, rotary, segments, placement: Placement, dropout_key):
         """A whole sequence. x [B, T, D] -> x [B, T, D], key and value [B, T, K, H]."""
         keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         query, key, value = self.attention.project(self.attention_norm(x), rotary)
-        mixed = self.attention.merge(attend(query, key, value, segments))
-        x = x + dropout(mixed, self.dropout, keys[0])
-        return x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.dropout, keys[1]), (key, value)
+        mixed = self.attention.merge(placement.attend(query, key, value, segments))
+        x = placement.constrain(x + dropout(mixed, self.dropout, keys[0]), "batch", "time")
+        fed = self.feed_forward(self.feed_forward_norm(x))
+        return placement.constrain(x + dropout(fed, self.dropout, keys[1]), "batch", "time"), (key, value)
 
     def step(self, x, rotary, cache, index, mask):
         """One token a row. x [B, D], cache key and value [B · K, S, H], written at slot `index` -> x, cache."""
@@ -201,7 +219,7 @@ class Transformer(nnx.Module):
         conditions: Mapping[str, jax.Array],
         *,
         dropout_key: jax.Array | None = None,
-        attend: Attend = blockwise_attend,
+        placement: Placement = ONE_DEVICE,
     ) -> jax.Array:
         """Logits of the next tokens.
 
@@ -211,25 +229,28 @@ class Transformer(nnx.Module):
           segments: [B, T] int32, 0 is padding; a token sees its own segment only.
           conditions: name -> [B, segments] int32 ids.
           dropout_key: PRNG key while training; None means no dropout.
-          attend: the attention to use.
+          placement: how it runs on the devices at hand.
 
         Returns:
           [B, T, K, V] float32.
         """
-        return self.logits(self.hidden(tokens, positions, segments, conditions, dropout_key, attend)[0])
+        x, _ = self.hidden(tokens, positions, segments, conditions, dropout_key, placement)
+        return placement.constrain(self.logits(x), "batch", "time")
 
-    def hidden(self, tokens, positions, segments, conditions, dropout_key=None, attend: Attend = blockwise_attend):
+    def hidden(
+        self, tokens, positions, segments, conditions, dropout_key=None, placement: Placement = ONE_DEVICE
+    ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
         """The last hidden states [B, T, D] and each layer's (key, value) [B, T, K, H], the latter to fill a cache."""
         x = self.embed(tokens) + self.conditioning(conditions, segments)
         keys = [None] * (len(self.layers) + 1)
         if dropout_key is not None:
             keys = list(jax.random.split(dropout_key, len(keys)))
-        x = dropout(x, self.config.dropout, keys[-1])
+        x = placement.constrain(dropout(x, self.config.dropout, keys[-1]), "batch", "time")
         rotary = rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
         apply = nnx.remat(Layer.__call__, static_argnums=(4,)) if self.config.remat else Layer.__call__
         caches = []
         for layer, key in zip(self.layers, keys[:-1], strict=True):
-            x, cache = apply(layer, x, rotary, segments, attend, key)
+            x, cache = apply(layer, x, rotary, segments, placement, key)
             caches.append(cache)
         return self.norm(x), caches
 

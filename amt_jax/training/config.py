@@ -15,6 +15,7 @@ from amt_jax.data.pipeline import Augmentation
 from amt_jax.errors import UserError, near
 from amt_jax.model.conditioning import ConditionConfig
 from amt_jax.model.transformer import TransformerConfig
+from amt_jax.parallel.mesh import MeshConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,16 +69,6 @@ class ConditionSettings:
 
     scale: float
     dropout: float
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshConfig:
-    """Devices along each mesh axis; -1 for data takes all that are left."""
-
-    data: int
-    fsdp: int
-    tensor: int
-    sequence: int
 
 
 @dataclasses.dataclass(frozen=True)

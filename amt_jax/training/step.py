@@ -15,6 +15,7 @@ import optax
 from flax import nnx
 
 from amt_jax.model.conditioning import ConditionConfig, drop_conditions
+from amt_jax.model.transformer import ONE_DEVICE, Placement
 
 
 class TrainState(NamedTuple):
@@ -55,6 +56,7 @@ def train_step(
     seed: int,
     accumulation: int,
     regularization: Regularization,
+    placement: Placement = ONE_DEVICE,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from `accumulation` microbatches, equal to one from a single large batch.
 
@@ -68,6 +70,7 @@ def train_step(
       seed: together with the step's number, of everything random in it.
       accumulation: A.
       regularization: what is random.
+      placement: how the network runs on the devices at hand.
 
     Returns:
       The next state, and sums over the step's targets (see `sums`) with `grad_norm` before clipping.
@@ -78,7 +81,7 @@ def train_step(
     total = jnp.sum(batch["weights"]) * batch["targets"].shape[-1]
 
     def loss(params, microbatch, key):
-        found = sums(params, microbatch, graph, type_ids, num_types, regularization, key)
+        found = sums(params, microbatch, graph, type_ids, num_types, placement, regularization, key)
         return found["smoothed_loss"] / total, found
 
     def gradients(index):
@@ -102,13 +105,21 @@ def train_step(
 
 
 def eval_step(
-    params: Any, batch: Mapping[str, Any], *, graph: Any, type_ids: Any, num_types: int
+    params: Any,
+    batch: Mapping[str, Any],
+    *,
+    graph: Any,
+    type_ids: Any,
+    num_types: int,
+    placement: Placement = ONE_DEVICE,
 ) -> dict[str, jax.Array]:
     """Sums over a batch's targets, nothing dropped and nothing smoothed."""
-    return sums(params, batch, graph, type_ids, num_types, Regularization(), None)
+    return sums(params, batch, graph, type_ids, num_types, placement, Regularization(), None)
 
 
-def sums(params, batch, graph, type_ids, num_types: int, regularization: Regularization, key) -> dict[str, jax.Array]:
+def sums(
+    params, batch, graph, type_ids, num_types: int, placement: Placement, regularization: Regularization, key
+) -> dict[str, jax.Array]:
     """Sums over the targets that count.
 
     Returns:
@@ -124,7 +135,9 @@ def sums(params, batch, graph, type_ids, num_types: int, regularization: Regular
         conditions = drop_conditions(regularization.conditions, conditions, condition_key)
         dropout_key = network_key if regularization.dropout else None
     model = nnx.merge(graph, params)
-    logits = model(inputs, batch["positions"], batch["segments"], conditions, dropout_key=dropout_key)  # [B, T, K, V]
+    logits = model(
+        inputs, batch["positions"], batch["segments"], conditions, dropout_key=dropout_key, placement=placement
+    )  # [B, T, K, V]
     targets = batch["targets"]  # [B, T, K]
     weights = jnp.broadcast_to(batch["weights"][..., None], targets.shape)
     normalizer = jax.nn.logsumexp(logits, axis=-1)

@@ -99,7 +99,7 @@ def test_rows_are_the_same_whoever_reads_them(folder, processes, context, start,
     records = Records(folder, Card.load(folder), "train")
     rows = Rows(records, TrainPlan(records.lengths, context, 3), Augmentation(transpose=3), seed=3)
     shares = [
-        iter(batches(rows, 4, start=start, process=p, processes=processes, threads=threads)) for p in range(processes)
+        iter(batches(rows, 4, start=start, slots=slots, threads=threads)) for slots in np.split(np.arange(4), processes)
     ]
     for step in range(3):
         parts = [flat(next(share)) for share in shares]
@@ -115,8 +115,8 @@ def test_evaluation_batches_hold_every_token_once(records, stride, spec):
     for batch_size, processes in ((1, 1), (4, 2), (64, 4)):
         counted = total = 0
         lengths = set()
-        for process in range(processes):
-            share = list(batches(Rows(records, plan), batch_size, process=process, processes=processes))
+        for slots in np.split(np.arange(batch_size), processes):
+            share = list(batches(Rows(records, plan), batch_size, slots=slots))
             lengths.add(len(share))
             for batch in share:
                 assert batch["inputs"].shape == (batch_size // processes, 10, 1)
@@ -163,12 +163,6 @@ def test_several_streams(tmp_path, write_dataset):
     np.testing.assert_array_equal(row["targets"][:4], pieces[0])
     assert row["inputs"][0].tolist() == [1, 1, 1]
     assert row["targets"][4].tolist() == [2, 2, 2]
-
-
-def test_a_batch_that_processes_cannot_share_is_refused(records):
-    rows = Rows(records, TrainPlan(records.lengths, 8, 0))
-    with pytest.raises(UserError, match="cannot be shared by 3 processes"):
-        batches(rows, 4, processes=3)
 
 
 # --- augmentation

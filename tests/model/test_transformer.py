@@ -12,7 +12,7 @@ from flax import nnx
 from amt_jax.data.card import Card, Vocabulary
 from amt_jax.model.attention import blockwise_attend, plain_attend
 from amt_jax.model.params import abstract_model, fingerprint, init_params
-from amt_jax.model.transformer import Transformer, TransformerConfig
+from amt_jax.model.transformer import Placement, Transformer, TransformerConfig
 from amt_jax.tokens.spec import TokenSpec
 from amt_jax.training.config import TrainConfig, transformer_config
 
@@ -56,8 +56,9 @@ def reference(config: TransformerConfig, params, tokens, positions, segment, con
         x = x + each.scale * params["conditioning"]["tables"][each.name][conditions[each.name]]
     for index in range(config.num_layers):
         p = params["layers"][index]
-        heads = linear(norm(x, p["attention_norm"]), p["attention"]["qkv"]).reshape(len(x), -1, head_dim)
-        q, k, v = np.split(heads, [config.num_heads, config.num_heads + config.num_kv_heads], axis=1)
+        heads = linear(norm(x, p["attention_norm"]), p["attention"]["qkv"])
+        heads = heads.reshape(len(x), config.num_kv_heads, -1, head_dim)
+        q, k, v = heads[:, :, :-2].reshape(len(x), -1, head_dim), heads[:, :, -2], heads[:, :, -1]
         if config.qk_norm:
             q, k = norm(q, p["attention"]["query_norm"]), norm(k, p["attention"]["key_norm"])
         q, k = rope(q), rope(k)
@@ -70,7 +71,7 @@ def reference(config: TransformerConfig, params, tokens, positions, segment, con
         x = x + linear(mixed.reshape(len(x), -1), p["attention"]["out"])
         y = linear(norm(x, p["feed_forward_norm"]), p["feed_forward"]["up"])
         if config.activation == "swiglu":
-            gate, y = np.split(y, 2, axis=-1)
+            gate = linear(norm(x, p["feed_forward_norm"]), p["feed_forward"]["gate"])
             y = gate / (1 + np.exp(-gate)) * y
         else:
             y = 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
@@ -121,7 +122,9 @@ def test_a_token_depends_on_its_past_alone(config, make_params, attend):
     @jax.jit
     def influence(params, inputs):
         def outputs(inputs):
-            return nnx.merge(graph, params)(inputs, POSITIONS, SEGMENTS, CONDITIONS, attend=attend)[:, :, 0] @ direction
+            model = nnx.merge(graph, params)
+            logits = model(inputs, POSITIONS, SEGMENTS, CONDITIONS, placement=Placement(attend))
+            return logits[:, :, 0] @ direction
 
         return jnp.abs(jax.jacrev(outputs)(inputs)).max(-1)  # [B, T, B, T]
 

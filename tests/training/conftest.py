@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from amt_jax.model.params import abstract_model
+from amt_jax.parallel.mesh import MeshConfig, make_mesh
 from amt_jax.train import load_config
 from amt_jax.training.checkpoint import Checkpoints
-from amt_jax.training.config import MeshConfig, TrainConfig, transformer_config
-from amt_jax.training.loop import state_layout
+from amt_jax.training.config import TrainConfig, transformer_config
 from amt_jax.training.optimizer import make_optimizer
+from amt_jax.training.program import state_layout
 from amt_jax.training.run_folder import RunFolder
-from amt_jax.training.sharding import make_mesh
 from amt_jax.training.step import TrainState
 
 TINY = {
@@ -72,8 +72,9 @@ def final_state():
     """A function: run folder -> the whole state of its last checkpoint, on this process's first device."""
 
     def load(run: RunFolder) -> TrainState:
-        model = abstract_model(transformer_config(run.config, run.card))
-        layout = state_layout(model, make_optimizer(run.config.optimizer, 1), make_mesh(MeshConfig(1, 1, 1, 1), 1))
+        config = transformer_config(run.config, run.card)
+        mesh = make_mesh(MeshConfig(1, 1, 1, 1), 1, config)
+        layout = state_layout(abstract_model(config), make_optimizer(run.config.optimizer, 1), mesh)
         checkpoints = Checkpoints(run.checkpoints_path)
         state, _ = checkpoints.restore(checkpoints.latest, layout)
         checkpoints.close()

@@ -12,13 +12,13 @@ import pytest
 from amt_jax.data.card import Card
 from amt_jax.errors import UserError
 from amt_jax.model.params import fingerprint
-from amt_jax.training import loop
+from amt_jax.training import loop, program
 from amt_jax.training.checkpoint import Checkpoints
-from amt_jax.training.config import MeshConfig, TrainConfig, transformer_config
+from amt_jax.training.config import TrainConfig, transformer_config
 from amt_jax.training.loop import train
 from amt_jax.training.run_folder import RunFolder
-from amt_jax.training.sharding import make_mesh
 from amt_jax.training.step import TrainState
+from amt_jax.training.transfer import transfer
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +38,13 @@ def stop_after(monkeypatch, step, action):
     """Calls `action` when step `step` is dispatched."""
     put_batch, count = loop.put_batch, 0
 
-    def counting(batch, mesh):
+    def counting(batch, mesh, batch_size):
         nonlocal count
-        if batch["inputs"].shape[0] == 8:  # not a validation batch
+        if batch_size == 8:  # not a validation batch
             count += 1
             if count == step:
                 action()
-        return put_batch(batch, mesh)
+        return put_batch(batch, mesh, batch_size)
 
     monkeypatch.setattr(loop, "put_batch", counting)
 
@@ -154,14 +154,14 @@ def test_a_changed_config_is_refused_with_its_differences(straight, make_config,
 
 def test_a_loss_that_is_not_a_number_stops_and_is_not_saved(tmp_path, make_config, monkeypatch):
     run = RunFolder(tmp_path / "run")
-    step = loop.train_step
+    step = program.train_step
 
     def poisoned(state, batch, **static):
         state, sums = step(state, batch, **static)
         bad = jnp.where(state.step == 4, jnp.nan, 0.0)
         return state._replace(params=jax.tree.map(lambda x: x + bad, state.params)), sums | {"loss": sums["loss"] + bad}
 
-    monkeypatch.setattr(loop, "train_step", poisoned)
+    monkeypatch.setattr(program, "train_step", poisoned)
     with pytest.raises(UserError, match=r"loss became nan .* at step 4; the last good checkpoint is that of step 3"):
         train(make_config({"save_every": 1}), run)
     assert max(Checkpoints(run.checkpoints_path).steps) == 3
@@ -186,7 +186,7 @@ def test_init_copies_weights_and_matches_conditions_by_name(
     params = straight.load_model()[1]
     fresh = jax.tree.map(np.zeros_like, params)
     fresh["conditioning"]["tables"]["composer"] = np.full((4, 32), 7.0, np.float32)
-    found = loop.transfer(straight, config, card, fresh)
+    found = transfer(straight, config, card, fresh)
     old, new = (tree["conditioning"]["tables"]["composer"] for tree in (params, found))
     np.testing.assert_array_equal(new, np.stack([old[0], np.full(32, 7.0), old[1], old[2]]))
     np.testing.assert_array_equal(found["embedding"], params["embedding"])
@@ -200,18 +200,18 @@ def test_init_copies_weights_and_matches_conditions_by_name(
     flat = write_dataset(tmp_path / "flat", [np.arange(3, 60)] * 4, values=())
     flat = dataclasses.replace(flat, conditions={})
     bare = {name: value for name, value in fresh.items() if name != "conditioning"}
-    assert "conditioning" not in loop.transfer(straight, config, flat, bare)
+    assert "conditioning" not in transfer(straight, config, flat, bare)
     without = RunFolder(tmp_path / "without")
     flat.save(tmp_path / "flat")
     train(dataclasses.replace(config, dataset=str(tmp_path / "flat"), steps=1), without)
-    found = loop.transfer(without, config, card, fresh)
+    found = transfer(without, config, card, fresh)
     np.testing.assert_array_equal(found["conditioning"]["tables"]["composer"], np.full((4, 32), 7.0))
 
     with pytest.raises(UserError, match=r"another network \(config.model.d_ff: 48 -> 64\)"):
-        loop.transfer(straight, make_config({"model.d_ff": 64}), card, fresh)
+        transfer(straight, make_config({"model.d_ff": 64}), card, fresh)
     other = dataclasses.replace(card, spec=dataclasses.replace(card.spec, eos=3))
     with pytest.raises(UserError, match="prepare the dataset with that run's tokenizer"):
-        loop.transfer(straight, config, other, fresh)
+        transfer(straight, config, other, fresh)
 
 
 def test_what_is_missing_is_said(tmp_path, straight, make_config, dataset):
@@ -276,22 +276,13 @@ def test_a_misspelt_or_impossible_config_is_refused(make_config):
         transformer_config(make_config({"model.num_heads": 3}), Card.load(make_config().dataset))
 
 
-def test_a_mesh_takes_as_many_devices_as_share_the_batch():
-    assert make_mesh(MeshConfig(-1, 1, 1, 1), 6).shape["data"] == 6
-    assert make_mesh(MeshConfig(-1, 2, 1, 1), 6).shape["data"] == 3
-    assert make_mesh(MeshConfig(-1, 1, 1, 1), 16).shape["data"] == 8
-
-
 def test_a_folder_in_which_a_training_is_at_work_is_refused(make_config, tmp_path):
     run = RunFolder(tmp_path)
     with run.locked(), pytest.raises(UserError, match="another training is at work"):
         train(make_config(), RunFolder(tmp_path))
 
 
-def test_a_mesh_that_does_not_fit_is_refused(make_config, tmp_path):
-    with pytest.raises(UserError, match="batch_size 4 cannot be shared by data 8 x fsdp 1 devices"):
+def test_a_mesh_that_does_not_fit_is_refused_and_leaves_nothing(make_config, tmp_path):
+    with pytest.raises(UserError, match=r"data x fsdp = 8 does not divide config\.batch_size 4"):
         train(make_config({"mesh.data": 8}), RunFolder(tmp_path / "a"))
-    with pytest.raises(UserError, match=r"mesh.sequence is 2"):
-        train(make_config({"mesh.sequence": 2}), RunFolder(tmp_path / "a"))
-    with pytest.raises(UserError, match="does not fit 8 devices"):
-        train(make_config({"mesh.data": 9}), RunFolder(tmp_path / "b"))
+    assert not (tmp_path / "a").exists()

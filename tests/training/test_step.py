@@ -12,10 +12,8 @@ from amt_jax.data.card import Card
 from amt_jax.data.pipeline import Records, Rows, batches
 from amt_jax.data.plan import TrainPlan
 from amt_jax.model.params import abstract_model, init_params
-from amt_jax.training.config import MeshConfig, OptimizerConfig, transformer_config
-from amt_jax.training.loop import state_layout
+from amt_jax.training.config import OptimizerConfig, transformer_config
 from amt_jax.training.optimizer import decayed, learning_rate_schedule, make_optimizer
-from amt_jax.training.sharding import make_mesh, put_batch
 from amt_jax.training.step import Regularization, TrainState, eval_step, train_step
 
 OPTIMIZER = OptimizerConfig(1e-2, 0.1, 0.1, 0.9, 0.99, 0.1, 1.0)
@@ -91,34 +89,6 @@ def test_accumulated_microbatches_equal_one_large_batch(setup):
     assert float(optax.tree.norm(jax.tree.map(jnp.subtract, whole.params, setup.params))) > 0.1
 
 
-@pytest.mark.parametrize("mesh", [MeshConfig(8, 1, 1, 1), MeshConfig(2, 2, 2, 1)])
-def test_sharded_equals_one_device(setup, mesh):
-    regularization = Regularization(0.1, 0.2, 0, setup.config.conditions)
-    expected, sums = setup.step(regularization=regularization)
-    mesh = make_mesh(mesh, 8)
-    shardings = jax.tree.map(lambda x: x.sharding, state_layout(setup.model, SGD, mesh))
-    params = jax.device_put(setup.params, shardings.params)
-    batch = put_batch(setup.batch, mesh)
-    assert len(batch["inputs"].sharding.device_set) == 8
-    assert {x.data.shape[0] for x in batch["inputs"].addressable_shards} == {
-        8 // (mesh.shape["data"] * mesh.shape["fsdp"])
-    }
-    found, found_sums = setup.step(batch=batch, regularization=regularization, params=params)
-    tree_close(expected.params, found.params, 2e-6)
-    tree_close(sums, found_sums, 1e-3)
-
-
-def test_parameters_and_moments_are_spread_over_fsdp_and_tensor(setup):
-    mesh = make_mesh(MeshConfig(2, 2, 2, 1), 8)
-    layout = state_layout(setup.model, make_optimizer(OPTIMIZER, 10), mesh)
-    kernel = layout.params["layers"][0]["attention"]["qkv"]["kernel"]
-    assert kernel.sharding.spec == jax.sharding.PartitionSpec("fsdp", "tensor")
-    moments = [
-        x for path, x in jax.tree_util.tree_leaves_with_path(layout.optimizer) if "qkv" in jax.tree_util.keystr(path)
-    ]
-    assert [x.sharding.spec for x in moments if x.ndim == 2] == [kernel.sharding.spec] * 4
-
-
 def test_only_kernels_of_linear_layers_decay(setup):
     found = jax.tree_util.tree_leaves_with_path(decayed(setup.params))
     names = {".".join(str(key.key) for key in path): value for path, value in found}
@@ -126,7 +96,7 @@ def test_only_kernels_of_linear_layers_decay(setup):
     assert yes == {
         f"layers.{i}.{part}.kernel"
         for i in range(2)
-        for part in ("attention.qkv", "attention.out", "feed_forward.up", "feed_forward.down")
+        for part in ("attention.qkv", "attention.out", "feed_forward.up", "feed_forward.gate", "feed_forward.down")
     }
     assert {"embedding", "conditioning.tables.composer", "norm.scale", "layers.0.attention.query_norm.scale"} <= (
         names.keys() - yes
@@ -249,4 +219,4 @@ def test_two_pieces_packed_in_a_row_lose_what_they_lose_in_two_rows(setup):
 def test_the_first_loss_has_not_drifted(setup):
     """If you meant to change the network, its initial weights, the plan or the loss, put the new number here."""
     found = setup.evaluate(setup.batch)
-    np.testing.assert_allclose(float(found["loss"] / found["count"]), 5.135935, rtol=1e-4)
+    np.testing.assert_allclose(float(found["loss"] / found["count"]), 5.106126, rtol=1e-4)

@@ -1,0 +1,54 @@
+"""Several processes that run one program: what they tell each other."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from amt_jax.errors import UserError
+from amt_jax.parallel.mesh import sharding
+
+_BYTES = 1024  # of a problem that is passed on
+
+
+def agree(problem: str = "") -> None:
+    """Waits for all processes; if any has a problem, raises UserError in all of them."""
+    if jax.process_count() == 1:
+        problems = [problem]
+    else:
+        text = problem.encode()[:_BYTES]
+        table = multihost_utils.process_allgather(np.frombuffer(text.ljust(_BYTES, b"\0"), np.uint8))
+        problems = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in table]
+    for process, found in enumerate(problems):
+        if found:
+            raise UserError(f"process {process}: {found}" if len(problems) > 1 else found)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """A stretch that each process goes through by itself; a UserError in one of them is raised in all."""
+    problem = ""
+    try:
+        yield
+    except UserError as error:
+        problem = str(error)
+    agree(problem)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return jax.process_index() == 0
+
+
+def put_wishes(wishes: Sequence[bool], mesh: Mesh) -> jax.Array:
+    """What this process wishes, [W] bool, beside what the others do: [devices, W] bool.
+
+    A step takes them and tells what any device's process wished: so all agree without waiting for each other.
+    """
+    mine = np.array(wishes)[None]
+    return jax.make_array_from_callback((mesh.size, len(wishes)), sharding(mesh, "device"), lambda _: mine)

@@ -1,0 +1,135 @@
+"""The programs of a training run, jitted for a mesh, and where everything they take and give lies on it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from amt_jax.model.params import AbstractModel, abstract_model, init_params
+from amt_jax.model.transformer import Placement, TransformerConfig
+from amt_jax.parallel.attention import mesh_attend
+from amt_jax.parallel.mesh import batch_shardings, constrain, parameter_shardings, sharding
+from amt_jax.tokens.spec import TokenSpec
+from amt_jax.training.config import TrainConfig
+from amt_jax.training.optimizer import make_optimizer
+from amt_jax.training.step import Regularization, TrainState, eval_step, train_step
+
+WISHES = 2  # stop, save
+
+
+class Program(NamedTuple):
+    """What a run computes.
+
+    Attributes:
+      mesh: the devices.
+      model: the network.
+      layout: shapes and shardings of the whole state.
+      init_params: PRNG key -> parameters.
+      init_optimizer: parameters -> the optimizer's state.
+      step: (state, donated; batch; wishes [devices, W]) -> state, sums, wishes of any [W]; see step.train_step.
+      evaluate: (parameters, batch) -> sums; see step.eval_step.
+    """
+
+    mesh: Mesh
+    model: AbstractModel
+    layout: TrainState
+    init_params: Callable
+    init_optimizer: Callable
+    step: Callable
+    evaluate: Callable
+
+
+def make_program(
+    config: TrainConfig, model_config: TransformerConfig, spec: TokenSpec, mesh: Mesh, total_steps: int
+) -> Program:
+    """The programs of `config` for a vocabulary and a mesh; nothing is compiled yet."""
+    model = abstract_model(model_config)
+    optimizer = make_optimizer(config.optimizer, total_steps)
+    layout = state_layout(model, optimizer, mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, layout)
+    whole = sharding(mesh)
+    common = {
+        "graph": model.graph,
+        "type_ids": spec.type_ids(),
+        "num_types": len(spec.ranges),
+        "placement": placement(mesh),
+    }
+    step = functools.partial(
+        train_step,
+        optimizer=optimizer,
+        seed=config.seed,
+        accumulation=config.accumulation,
+        regularization=Regularization(
+            config.label_smoothing, config.token_dropout, spec.pad, model_config.conditions, dropout=True
+        ),
+        **common,
+    )
+
+    def step_and_listen(state, batch, wishes):
+        return *step(state, batch), jnp.any(wishes, axis=0)
+
+    return Program(
+        mesh=mesh,
+        model=model,
+        layout=layout,
+        init_params=jax.jit(functools.partial(init_params, model_config), out_shardings=shardings.params),
+        init_optimizer=jax.jit(optimizer.init, out_shardings=shardings.optimizer),
+        step=jax.jit(step_and_listen, donate_argnums=0, out_shardings=(shardings, whole, whole)),
+        evaluate=jax.jit(functools.partial(eval_step, **common), out_shardings=whole),
+    )
+
+
+def compile_step(program: Program, model: TransformerConfig, rows: int, segments: int) -> jax.stages.Compiled:
+    """The train step, compiled for batches of `rows` rows with up to `segments` pieces each."""
+    wishes = jax.ShapeDtypeStruct((program.mesh.size, WISHES), jnp.bool_, sharding=sharding(program.mesh, "device"))
+    return program.step.lower(program.layout, batch_shapes(program.mesh, model, rows, segments), wishes).compile()
+
+
+def placement(mesh: Mesh) -> Placement:
+    """How a network runs on `mesh`."""
+    return Placement(mesh_attend(mesh), functools.partial(constrain, mesh))
+
+
+def state_layout(model: AbstractModel, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shapes and shardings of the whole state; the optimizer's moments lie as their parameters do."""
+    shardings = parameter_shardings(mesh, model.axes)
+
+    def placed(shape, place):
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
+
+    whole = sharding(mesh)
+    optimizer_state = optax.tree_utils.tree_map_params(
+        optimizer,
+        placed,
+        jax.eval_shape(optimizer.init, model.shapes),
+        shardings,
+        transform_non_params=lambda shape: placed(shape, whole),
+    )
+    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+    return TrainState(jax.tree.map(placed, model.shapes, shardings), optimizer_state, step)
+
+
+def batch_shapes(mesh: Mesh, model: TransformerConfig, rows: int, segments: int) -> dict[str, Any]:
+    """Shapes and shardings of a batch of `rows` rows of the longest context, up to `segments` pieces a row."""
+    table = rows, model.context_length
+    ids = jax.ShapeDtypeStruct((*table, model.num_streams), jnp.int32)
+    numbers = jax.ShapeDtypeStruct(table, jnp.int32)
+    batch = {
+        "inputs": ids,
+        "targets": ids,
+        "segments": numbers,
+        "positions": numbers,
+        "weights": jax.ShapeDtypeStruct(table, jnp.float32),
+        "conditions": {c.name: jax.ShapeDtypeStruct((rows, segments), jnp.int32) for c in model.conditions},
+    }
+    return jax.tree.map(
+        lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place),
+        batch,
+        batch_shardings(mesh, batch),
+    )

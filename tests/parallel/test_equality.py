@@ -1,0 +1,105 @@
+"""Eight devices compute what one does, however they share the work."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from amt_jax.data.card import Card
+from amt_jax.data.pipeline import Records, Rows, batches
+from amt_jax.data.plan import TrainPlan
+from amt_jax.model.conditioning import ConditionConfig
+from amt_jax.model.params import abstract_model, init_params
+from amt_jax.model.transformer import TransformerConfig
+from amt_jax.parallel.mesh import MeshConfig, make_mesh, parameter_shardings, put_batch
+from amt_jax.training.config import OptimizerConfig
+from amt_jax.training.optimizer import make_optimizer
+from amt_jax.training.program import placement
+from amt_jax.training.step import Regularization, TrainState, train_step
+
+ONE = MeshConfig(1, 1, 1, 1)
+MESHES = [MeshConfig(8, 1, 1, 1), MeshConfig(1, 8, 1, 1), MeshConfig(2, 2, 2, 1), MeshConfig(2, 1, 1, 4)]
+ROWS, ACCUMULATION, CONTEXT = 16, 2, 64
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory, write_dataset, make_pieces):
+    folder = tmp_path_factory.mktemp("data") / "set"
+    write_dataset(folder, make_pieces(np.random.default_rng(1).integers(3, 90, 40)))
+    return Records(folder, Card.load(folder), "train")
+
+
+def config(**fields) -> TransformerConfig:
+    return TransformerConfig(
+        **{
+            "vocab_size": 80, "num_streams": 1, "num_layers": 2, "num_heads": 8, "num_kv_heads": 4, "d_model": 64,
+            "d_ff": 96, "context_length": CONTEXT, "dropout": 0.1, "norm": "rmsnorm", "activation": "swiglu",
+            "qk_norm": True, "bias": False, "rope_theta": 1e4, "remat": False, "dtype": "float32",
+            "conditions": (ConditionConfig("composer", 3, 0.25, 0.5),), **fields,
+        }
+    )  # fmt: skip
+
+
+OLD = {"norm": "layernorm", "activation": "gelu", "qk_norm": False, "bias": True, "num_kv_heads": 8, "remat": True}
+
+
+def run(records, model_config, mesh_config, optimizer, steps):
+    """Trains a few steps from the same start on the same packed rows -> initial and last parameters, loss a step."""
+    mesh = make_mesh(mesh_config, ROWS // ACCUMULATION, model_config)
+    model = abstract_model(model_config)
+    params = jax.jit(functools.partial(init_params, model_config))(jax.random.key(0))
+    params = jax.device_put(params, parameter_shardings(mesh, model.axes))
+    initial = jax.device_get(params)
+    step = jax.jit(
+        functools.partial(
+            train_step, graph=model.graph, optimizer=optimizer, type_ids=records.card.spec.type_ids(),
+            num_types=len(records.card.spec.ranges), seed=0, accumulation=ACCUMULATION, placement=placement(mesh),
+            regularization=Regularization(0.1, 0.05, 0, model_config.conditions, dropout=True),
+        )
+    )  # fmt: skip
+    state, losses = TrainState(params, jax.jit(optimizer.init)(params), jnp.int32(0)), []
+    rows = Rows(records, TrainPlan(records.lengths, CONTEXT, 0))
+    for batch, _ in zip(batches(rows, ROWS), range(steps), strict=False):
+        assert batch["segments"].max() > 2  # packed
+        state, sums = step(state, put_batch(batch, mesh, ROWS))
+        losses.append(float(sums["loss"] / sums["count"]))
+    return initial, jax.device_get(state.params), losses
+
+
+@pytest.fixture(scope="module")
+def one_device(records):
+    """A function: (network, optimizer, steps) -> what one device makes of them, computed once."""
+    return functools.lru_cache(lambda model, sgd, steps: run(records, model, ONE, make(sgd), steps))
+
+
+def make(sgd: bool) -> optax.GradientTransformation:
+    # SGD's update is the gradient itself; AdamW's blows up rounding where a gradient is nearly zero.
+    return optax.sgd(1.0) if sgd else make_optimizer(OptimizerConfig(3e-3, 0.1, 0.1, 0.9, 0.99, 0.1, 1.0), 50)
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
+@pytest.mark.parametrize("fields", [{}, OLD], ids=["modern", "old"])
+def test_loss_gradients_and_parameters_equal_one_device(records, one_device, mesh, fields):
+    model = config(**fields)
+    initial, expected, losses = one_device(model, True, 1)
+    _, found, found_losses = run(records, model, mesh, make(True), 1)
+    np.testing.assert_allclose(found_losses, losses, rtol=1e-5)
+    for (path, start), a, b in zip(
+        jax.tree_util.tree_leaves_with_path(initial), jax.tree.leaves(expected), jax.tree.leaves(found), strict=True
+    ):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        gradient, other = start - a, start - b
+        assert np.linalg.norm(gradient) > 1e-4, f"{name} has no gradient to compare"
+        assert np.linalg.norm(gradient - other) <= 1e-5 * np.linalg.norm(gradient), name
+        assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(a), name
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
+def test_fifty_steps_of_adamw_keep_the_loss_curve(records, one_device, mesh):
+    _, _, expected = one_device(config(), False, 50)
+    _, _, found = run(records, config(), mesh, make(False), 50)
+    assert expected[-1] < expected[0] - 0.5  # it learns
+    np.testing.assert_allclose(found, expected, atol=1e-3)
