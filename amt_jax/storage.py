@@ -80,7 +80,7 @@ def reaching(folder: str | os.PathLike) -> Iterator[None]:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"cannot reach {os.fspath(folder)} ({reason}); check its name, credentials and network"
+            f"cannot reach or copy {folder} ({reason}); check its name, your credentials and the network"
         ) from error
 
 
