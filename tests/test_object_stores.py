@@ -153,6 +153,7 @@ def test_from_preparation_to_evaluation_as_in_a_folder_here(store, dataset, envi
     store.files.put(f"{dataset}/", f"{store.bucket}/set/", recursive=True)
     run = f"{store.bucket}/runs/first"
     killed = start(*training(f"{store.bucket}/set/", run), **environment)
+    here = start(*training(dataset, tmp_path / "run"), **environment)
     # The second checkpoint is being written or is whole.
     wait_until(lambda: killed.poll() is not None or store.files.exists(f"{run}/checkpoints/10"))
     killed.kill()
@@ -165,19 +166,18 @@ def test_from_preparation_to_evaluation_as_in_a_folder_here(store, dataset, envi
     assert all(store.files.exists(f"{run}/checkpoints/{name}/commit_success.txt") for name in names)
     assert len(store.files.ls(f"{run}/tensorboard")) == 2
 
-    finish(start(*training(dataset, tmp_path / "run"), **environment))
+    finish(here)
     straight = metrics((tmp_path / "run/metrics.jsonl").read_text())
     assert [line["step"] for line in straight if line["split"] == "train"] == list(range(1, STEPS + 1))
     assert metrics(store.files.cat(f"{run}/metrics.jsonl").decode()) == straight
 
     wish = [f"--run={run}", "--seconds=2", "--count=1"]
+    judged = [f"--dataset={store.bucket}/set", f"--output={tmp_path}/report"]
+    evaluated = start("amt_jax.evaluate", *wish, *judged, **environment)
     finish(start("amt_jax.generate", *wish, f"--output={tmp_path}/music", "--audio=none", **environment))
     assert list((tmp_path / "music").glob("*.mid"))
-    judged = [f"--dataset={store.bucket}/set", f"--output={tmp_path}/report"]
-    finish(start("amt_jax.evaluate", *wish, *judged, **environment))
+    finish(evaluated)
     assert json.loads((tmp_path / "report/report.json").read_text())["about"]["run"] == run
-    tuned = start(*training(f"{store.bucket}/set", tmp_path / "tuned", init=run, steps=2), **environment)
-    assert "training" in finish(tuned)[0]
 
 
 def test_processes_share_one_copy_and_damage_to_it_is_mended(store, dataset, environment, tmp_path):
@@ -192,7 +192,7 @@ def test_processes_share_one_copy_and_damage_to_it_is_mended(store, dataset, env
 
     def fetched():
         asked = [line for line in store.log.read_text().splitlines() if f"shared/{shard}" in line.replace("%2F", "/")]
-        return sum("GET" in line and ("s3" == store.scheme or "alt=media" in line) for line in asked)
+        return sum("GET" in line and (store.scheme == "s3" or "alt=media" in line) for line in asked)
 
     assert fetched() == 1
     data = (copy / shard).read_bytes()
@@ -254,7 +254,7 @@ def test_what_is_wrong_is_one_line_and_code_2(store, dataset, environment, tmp_p
 @contextlib.contextmanager
 def proxy(target: int, after: int, times: int = 10**9):
     """A way to `target` that cuts connections when `after` bytes have come back: its port, and the cuts so far."""
-    cuts, listener = [], socket.create_server(("127.0.0.1", 0))
+    cuts, sockets, listener = [], [], socket.create_server(("127.0.0.1", 0))
 
     def pump(source, sink, back):
         passed = 0
@@ -274,6 +274,7 @@ def proxy(target: int, after: int, times: int = 10**9):
         with contextlib.suppress(OSError):
             while True:
                 ends = listener.accept()[0], socket.create_connection(("127.0.0.1", target))
+                sockets.extend(ends)
                 for source, sink, back in ((*ends, False), (*ends[::-1], True)):
                     threading.Thread(target=pump, args=(source, sink, back), daemon=True).start()
 
@@ -281,4 +282,6 @@ def proxy(target: int, after: int, times: int = 10**9):
     try:
         yield listener.getsockname()[1], cuts
     finally:
-        listener.close()
+        listener.shutdown(socket.SHUT_RDWR)  # ends the thread that accepts
+        for each in (listener, *sockets):
+            each.close()
