@@ -20,6 +20,8 @@ import pytest
 from amt_jax.data.card import Card
 from tests.music_files import tune, write
 
+# gcsfs asks for the kind of a bucket, and Google's servers at that, unless this is set when it is imported.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 fsspec = pytest.importorskip("fsspec", reason="no object stores without their packages")
 
 FETCH = """
@@ -72,12 +74,9 @@ def store(request, tmp_path_factory):
         here = f"http://127.0.0.1:{port}"
         if request.param == "s3":
             return {"AWS_ENDPOINT_URL": here, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-        # Asked for the kind of the bucket, the emulator has no answer.
-        kind = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
-        return {"STORAGE_EMULATOR_HOST": here, "TENSORSTORE_GCS_HTTP_URL": here} | kind
+        return {"STORAGE_EMULATOR_HOST": here, "TENSORSTORE_GCS_HTTP_URL": here}
 
-    with open(folder / "log", "w") as log, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    with open(folder / "log", "w") as log:
         server = subprocess.Popen([sys.executable, "-m", *command], stdout=log, stderr=log)
         try:
             wait_until(lambda: server.poll() is not None or answers(port))
