@@ -223,9 +223,9 @@ def test_what_is_wrong_is_one_line_and_code_2(store, dataset, environment, tmp_p
     here = tmp_path / "run"
     cases = [
         (training(f"{store.bucket}/damaged", here), f"shard {shard} is damaged (sha256 differs)", {}),
-        (training(f"{store.bucket}/lacking", here), "lacking/train-00000.array_record (", {}),
-        (training(f"{store.bucket}/empty", here), f"no dataset.json in '{store.bucket}/empty'", {}),
-        (training(f"{nowhere}/set", here), f"there is no bucket {nowhere}", {}),
+        ([FETCH, f"{store.bucket}/lacking"], "lacking/train-00000.array_record (", {}),
+        ([FETCH, f"{store.bucket}/empty"], f"no dataset.json in '{store.bucket}/empty'", {}),
+        ([FETCH, f"{nowhere}/set"], f"there is no bucket {nowhere}", {}),
         (training(dataset, f"{nowhere}/run"), f"there is no bucket {nowhere}", {}),
         (["amt_jax.generate", f"--run={store.bucket}/x", f"--output={here}"], f"no run in '{store.bucket}/x'", {}),
         (["amt_jax.evaluate", f"--run={store.bucket}/x", "--output=gs://b/x"], "is written on this machine", {}),
@@ -233,11 +233,11 @@ def test_what_is_wrong_is_one_line_and_code_2(store, dataset, environment, tmp_p
     ]
     if store.scheme == "s3":  # Without keys one is anonymous at gs://, and its server here takes everybody.
         keyless = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "HOME": str(tmp_path)}
-        cases.append((training(f"{store.bucket}/set", here), "Unable to locate credentials", keyless))
+        cases.append(([FETCH, f"{store.bucket}/damaged"], "Unable to locate credentials", keyless))
         with proxy(store.port, after=20_000) as (port, _):
             there = store.address(port) | {"XDG_CACHE_HOME": str(tmp_path / "cut")}
-            error = finish(start(*training(f"{store.bucket}/lacking", here), **environment | there), 2)[1]
-            assert error.startswith(f"error: cannot reach or copy {store.bucket}/lacking/train-00000.array_record (")
+            error = finish(start(FETCH, f"{store.bucket}/damaged", **environment | there), 2)[1]
+            assert error.startswith(f"error: cannot reach or copy {shard} (")
     for words, expected, changes in cases:
         environment = environment | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
         out, err = finish(start(*words, **environment | changes), 2)
