@@ -1,5 +1,5 @@
 """Datasets and runs in object stores: real clients and commands against servers on this machine that speak the
-stores' protocols. They need more than 50 MB of packages: pip install 'amt_jax[gcs,s3,stores]'."""
+stores' protocols. They need the extra stores (make test-heavy)."""
 
 import contextlib
 import dataclasses
@@ -23,6 +23,8 @@ from tests.music_files import tune, write
 # gcsfs asks for the kind of a bucket, and Google's servers at that, unless this is set when it is imported.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 fsspec = pytest.importorskip("fsspec", reason="no object stores without their packages")
+
+pytestmark = pytest.mark.heavy
 
 FETCH = """
 import sys
