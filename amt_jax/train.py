@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-import os
 from pathlib import Path
 from typing import Any
 
+from amt_jax import storage
 from amt_jax.errors import UserError, near, run_command
 from amt_jax.parallel.peers import AGAIN, add_flags, connect
 
 EPILOG = """\
 Any field of the config can be overridden as --config.FIELD=VALUE. Often changed:
-  --config.dataset=DATASET                 folder made by python -m data_prep.midi
+  --config.dataset=DATASET                 folder made by python -m data_prep.midi, here or gs://… or s3://…
   --config.steps=3000 --config.epochs=0    length in steps (or --config.steps=0 --config.epochs=20)
   --config.batch_size=8                    rows a microbatch, over all devices
   --config.accumulation=4                  microbatches a step: large batches in little memory
@@ -39,7 +39,9 @@ def main(argv: list[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="a config file, or the name of one in configs/ (demo)")
-    parser.add_argument("--run", metavar="RUN", required=True, help="the run's folder, made if there is none")
+    parser.add_argument(
+        "--run", metavar="RUN", required=True, help="the run's folder, here or gs://… or s3://…, made if there is none"
+    )
     parser.add_argument(
         "--allow-config-change", action="store_true", help="go on with a run although its config or dataset changed"
     )
@@ -68,8 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     if not config.dataset:
         raise UserError("which dataset? give --config.dataset=DATASET, a folder made by python -m data_prep.midi")
     # A run can be gone on with from anywhere.
-    here = {name: os.path.abspath(os.path.expanduser(getattr(config, name))) for name in ("dataset", "init")
-            if getattr(config, name)}  # fmt: skip
+    here = {name: storage.absolute(getattr(config, name)) for name in ("dataset", "init") if getattr(config, name)}
     config = dataclasses.replace(config, **here)
     with connect(args.coordinator, args.processes, args.process, args.connect_timeout):
         over = train(config, run, allow_config_change=args.allow_config_change)

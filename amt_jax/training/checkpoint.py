@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from amt_jax import storage
 from amt_jax.errors import UserError
 from amt_jax.training.step import TrainState
 
@@ -25,8 +27,10 @@ class Checkpoints:
     state of everything random) and data rows consumed.
     """
 
-    def __init__(self, folder: Path, keep: int | None = None):
+    def __init__(self, folder: str | os.PathLike, keep: int | None = None):
         """Opens `folder`; to write into it, give the number of newest checkpoints to keep besides the best."""
+        if os.fspath(folder).startswith("s3://"):
+            _teach_orbax_s3()
         policies = ocp.training.preservation_policies
         policy = None
         if keep is not None:
@@ -35,7 +39,7 @@ class Checkpoints:
             )
             policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
         self._orbax = ocp.training.Checkpointer(
-            Path(folder).absolute(), preservation_policy=policy, cleanup_tmp_directories=keep is not None
+            storage.absolute(folder), preservation_policy=policy, cleanup_tmp_directories=keep is not None
         )
 
     @property
@@ -103,3 +107,30 @@ class Checkpoints:
         except Exception as error:  # as in _load
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise UserError(f"cannot write a checkpoint to {self._orbax.directory} ({reason})") from error
+
+
+@functools.cache
+def _teach_orbax_s3() -> None:
+    """Makes Orbax treat s3:// as it does gs://, the only object store that it knows; TensorStore knows both."""
+    from orbax.checkpoint._src.path import gcs_utils
+    from orbax.checkpoint._src.serialization import tensorstore_utils
+
+    stores = ("gs://", "s3://")
+    normalize, gcs_kvstore = tensorstore_utils._normalize_path, gcs_utils.get_kvstore_for_gcs
+
+    def kvstore(path: str) -> dict[str, Any]:
+        spec = gcs_kvstore(path)
+        if path.startswith("s3://"):
+            spec["driver"] = "s3"
+            # What s3fs takes from the environment by itself: another server than Amazon's, and where keys are.
+            if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+                region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+                spec |= {"endpoint": endpoint, "aws_region": region}
+            if "AWS_ACCESS_KEY_ID" in os.environ:
+                spec["aws_credentials"] = {"type": "environment"}  # without complaints about missing ~/.aws files
+        return spec
+
+    gcs_utils._GCS_PATH_PREFIX = stores
+    gcs_utils.get_kvstore_for_gcs = kvstore
+    tensorstore_utils._use_gcs_driver = lambda directory: directory.startswith(stores)
+    tensorstore_utils._normalize_path = lambda path: normalize(path).replace("s3:/", "s3://")

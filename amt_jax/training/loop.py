@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from amt_jax.data.cache import open_dataset
 from amt_jax.data.card import Card
 from amt_jax.data.pipeline import Records, Rows, batches
 from amt_jax.data.plan import EvalPlan, TrainPlan
@@ -54,16 +55,15 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
     """
     # --- Data: every process reads its rows of each global batch.
     with together():
-        card = Card.load(config.dataset)
-        card.verify(config.dataset, ("train", "valid"))
-        records = Records(config.dataset, card, "train")
+        card, dataset = open_dataset(config.dataset, ("train", "valid"))
+        records = Records(dataset, card, "train")
         plan = TrainPlan(records.lengths, config.context, config.seed)
         model_config = transformer_config(config, card)
         names = [condition.name for condition in model_config.conditions]
         rows_source = Rows(records, plan, config.augmentation, config.seed, conditions=names)
         validation = None
         if card.splits.get("valid") and card.splits["valid"].records:
-            held_out = Records(config.dataset, card, "valid")
+            held_out = Records(dataset, card, "valid")
             validation = Rows(held_out, EvalPlan(held_out.lengths, config.context, config.context), conditions=names)
         resuming = has_checkpoint(run)
         if resuming:
@@ -170,6 +170,7 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
                 better = valid_loss is not None and valid_loss < lowest
                 if last or better or save or stop or due(step, config.save_every, ended_epoch):
                     read_metrics()  # raises before a bad state is saved
+                    log.publish()  # first, so that no checkpoint is ahead of its metrics
                     checkpoints.save(state, rows, valid_loss)
                     lowest = valid_loss if better else lowest
                     saved, saved_at = step, time.monotonic()

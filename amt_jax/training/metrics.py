@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from amt_jax import storage
 from amt_jax.training.run_folder import RunFolder
 
 
@@ -56,8 +58,15 @@ class Metrics:
         if not self._active:
             return
         keep_lines(run.metrics_path, step)
-        self._file = open(run.metrics_path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 closed in close()
-        self._board = SummaryWriter(str(run.tensorboard_path), purge_step=step + 1 if step else None)
+        # Objects of a store cannot grow: there the files grow in a folder here and are copied whole.
+        self._run, self._here = run, run
+        if storage.is_remote(run.path):
+            self._here = RunFolder(tempfile.mkdtemp(prefix="amt_jax-"))
+            if run.metrics_path.exists():
+                self._here.metrics_path.write_bytes(run.metrics_path.read_bytes())
+        path = self._here.metrics_path
+        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 closed in close()
+        self._board = SummaryWriter(str(self._here.tensorboard_path), purge_step=step + 1 if step else None)
         # A bar that redraws itself belongs on a terminal; a log file gets a line now and then.
         every = 0.5 if sys.stderr.isatty() else 20
         self._bar = tqdm(total=total_steps, initial=step, unit="step", mininterval=every, dynamic_ncols=True)
@@ -93,11 +102,20 @@ class Metrics:
             self._bar.write(text, file=sys.stdout)
             sys.stdout.flush()
 
+    def publish(self) -> None:
+        """Makes sure that all metrics so far are in the run folder, wherever that is."""
+        if self._active and self._here is not self._run:
+            self._board.flush()
+            storage.upload(self._here.path, self._run.path)
+
     def close(self) -> None:
         if self._active:
             self._bar.close()
             self._board.close()
             self._file.close()
+            self.publish()
+            if self._here is not self._run:
+                shutil.rmtree(self._here.path)
 
     def _write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         if not self._active:
@@ -120,9 +138,7 @@ def keep_lines(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             continue
-    temporary = path.with_suffix(".jsonl.part")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    storage.write_text(path, "".join(kept))
 
 
 def memory_gb() -> float | None:
