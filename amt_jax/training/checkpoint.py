@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import math
 import os
 from collections.abc import Iterator
+from shutil import disk_usage
 from typing import Any
 
 import jax
@@ -15,9 +17,13 @@ from orbax.checkpoint import v1 as ocp
 
 from amt_jax import storage
 from amt_jax.errors import UserError
+from amt_jax.parallel.processes import together
 from amt_jax.training.step import TrainState
 
 METRIC = "valid_loss"
+
+# Orbax logs the traceback of what it raises, once a thread; what it raises is told in one line here.
+logging.getLogger("absl").addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
 
 
 class Checkpoints:
@@ -67,6 +73,8 @@ class Checkpoints:
         step = int(state.step)
         metrics = {METRIC: valid_loss} if valid_loss is not None and math.isfinite(valid_loss) else None
         parts = {"params": state.params, "optimizer": state.optimizer, "progress": {"step": step, "rows": rows}}
+        with together():
+            self._check_room(parts)
         # Without force Orbax skips a save, silently, while the one before is still being written.
         with self._writing():
             self._orbax.save_checkpointables_async(step, parts, force=True, overwrite=True, metrics=metrics)
@@ -90,6 +98,19 @@ class Checkpoints:
             raise UserError(
                 f"cannot read checkpoint {step} in {self._orbax.directory} ({reason}); remove its folder to use another"
             ) from error
+
+    def _check_room(self, parts: Any) -> None:
+        """Raises UserError if the disk has no room for another checkpoint, before anything is written."""
+        folder = self._orbax.directory
+        if storage.is_remote(folder):
+            return
+        needs, free = sum(x.nbytes for x in jax.tree.leaves(parts) if hasattr(x, "nbytes")), disk_usage(folder).free
+        if needs > free:
+            before = "" if self.latest is None else f", which goes on from step {self.latest}"
+            raise UserError(
+                f"the disk of {folder} has {free / 1e6:.0f} MB left, a checkpoint takes {needs / 1e6:.0f}; "
+                f"make room and start the same command again{before}"
+            )
 
     def wait(self) -> None:
         """Returns when what was given to `save` is on disk."""

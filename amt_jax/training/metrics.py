@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
@@ -13,10 +14,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from amt_jax import storage
+from amt_jax.errors import UserError
 from amt_jax.training.run_folder import RunFolder
 
 
@@ -66,7 +70,11 @@ class Metrics:
                 self._here.metrics_path.write_bytes(run.metrics_path.read_bytes())
         path = self._here.metrics_path
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 closed in close()
-        self._board = SummaryWriter(str(self._here.tensorboard_path), purge_step=step + 1 if step else None)
+        self._here.tensorboard_path.mkdir(exist_ok=True)
+        # Not SummaryWriter, whose thread dies with a traceback of its own when the disk is full.
+        self._board = EventsWriter(str(self._here.tensorboard_path / "events"))
+        # TensorBoard forgets later steps too.
+        self._board.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
         # A bar that redraws itself belongs on a terminal; a log file gets a line now and then.
         every = 0.5 if sys.stderr.isatty() else 20
         self._bar = tqdm(total=total_steps, initial=step, unit="step", mininterval=every, dynamic_ncols=True)
@@ -105,14 +113,14 @@ class Metrics:
     def publish(self) -> None:
         """Makes sure that all metrics so far are in the run folder, wherever that is."""
         if self._active and self._here is not self._run:
-            self._board.flush()
             storage.upload(self._here.path, self._run.path)
 
     def close(self) -> None:
         if self._active:
             self._bar.close()
-            self._board.close()
-            self._file.close()
+            with contextlib.suppress(OSError):  # all that was written is there; a full disk was told of before
+                self._board.close()
+                self._file.close()
             self.publish()
             if self._here is not self._run:
                 shutil.rmtree(self._here.path)
@@ -120,11 +128,22 @@ class Metrics:
     def _write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         if not self._active:
             return
+        try:
+            self._write_files(step, split, values)
+        except OSError as error:
+            raise UserError(
+                f"cannot write metrics to {self._here.path} ({error.strerror}); "
+                f"make room and start the same command again"
+            ) from None
+
+    def _write_files(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         for name, value in values.items():
             items = {f"{name}/{kind}": v for kind, v in value.items()} if isinstance(value, Mapping) else {name: value}
             for label, number in items.items():
-                self._board.add_scalar(f"{split}/{label}", number, step)
+                event = Event(wall_time=time.time(), step=step, summary=scalar(f"{split}/{label}", number))
+                self._board.write_event(event)
+        self._board.flush()
 
 
 def keep_lines(path: Path, step: int) -> None:
