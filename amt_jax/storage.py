@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from amt_jax.errors import UserError
 
@@ -110,6 +112,25 @@ def upload(source: Path, target: str | os.PathLike) -> None:
     """Copies everything in a local folder into a remote one; what else is there stays."""
     with reaching(target):
         file_system(target).put(f"{source}/", f"{target}/", recursive=True)
+
+
+@contextlib.contextmanager
+def sending(folder: str | os.PathLike) -> Iterator[Path]:
+    """A folder on this machine; at the end of the block what was written to it is in `folder`."""
+    if not is_remote(folder):
+        yield Path(folder)
+        return
+    with tempfile.TemporaryDirectory() as here:
+        yield Path(here)
+        upload(Path(here), folder)
+
+
+def open_bytes(path: str | os.PathLike) -> BinaryIO:
+    """An open file to be read in any order; a remote one is fetched whole."""
+    if not is_remote(path):
+        return open(path, "rb")
+    with reaching(path):
+        return io.BytesIO(file_system(path).cat_file(os.fspath(path)))
 
 
 @contextlib.contextmanager

@@ -8,8 +8,10 @@ import os
 import stat
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+from amt_jax import storage
 from amt_jax.errors import UserError
 from amt_jax.music import midi
 
@@ -52,6 +54,8 @@ def printable(path: str) -> str:
 
 def relative(path: str, folder: str) -> str:
     """The name of the file at `path` in `folder`, as datasets store it."""
+    if storage.is_remote(folder):
+        return printable(path.removeprefix(f"{folder.rstrip('/')}/"))
     return printable(os.path.relpath(path, folder))
 
 
@@ -60,6 +64,8 @@ def find(folder: str) -> Found:
 
     Raises UserError if there is no such folder or no MIDI file in it, saying what is there instead.
     """
+    if storage.is_remote(folder):
+        return _find_remote(folder)
     if not os.path.isdir(folder):
         raise UserError(f"no folder {folder!r}: --input names the folder that holds the MIDI files")
     paths, others, unreadable, seen = [], Counter(), [], set()
@@ -76,6 +82,24 @@ def find(folder: str) -> Found:
                 paths.append(os.path.join(here, name))
             else:
                 others[printable(suffix) or "no suffix"] += 1
+    return _found(folder, paths, others, unreadable)
+
+
+def _find_remote(folder: str) -> Found:
+    storage.open_folder(folder)  # says what is wrong with it
+    with storage.reaching(folder):
+        names = storage.file_system(folder).find(folder)
+    paths, others = [], Counter()
+    for name in sorted(names, key=printable):
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix in SUFFIXES:
+            paths.append(f"{folder.partition('://')[0]}://{name}")
+        else:
+            others[printable(suffix) or "no suffix"] += 1
+    return _found(folder, paths, others)
+
+
+def _found(folder: str, paths: Sequence[str], others: Counter[str], unreadable: Sequence[str] = ()) -> Found:
     if not paths:
         kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
         raise UserError(f"no .mid or .midi file in {folder!r}: it holds {kinds or 'no files'}")
@@ -85,14 +109,27 @@ def find(folder: str) -> Found:
 def read(path: str) -> bytes:
     """The bytes of a file that may be MIDI; raises MidiError if it is no plain file, too large or unreadable."""
     try:
+        if storage.is_remote(path):
+            store = storage.file_system(path)
+            with storage.reaching(path):
+                size = store.info(path)["size"]
+            _check_size(size)
+            with storage.open_bytes(path) as file:
+                return file.read()
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise midi.MidiError("unreadable", "not a plain file")
-        if status.st_size > midi.MAX_BYTES:
-            raise midi.MidiError("file too large", f"{status.st_size >> 20} MiB, at most {midi.MAX_BYTES >> 20}")
+        _check_size(status.st_size)
         return Path(path).read_bytes()
     except OSError as error:
         raise midi.MidiError("unreadable", error.strerror or str(error)) from None
+    except UserError as error:
+        raise midi.MidiError("unreadable", str(error)) from None
+
+
+def _check_size(size: int) -> None:
+    if size > midi.MAX_BYTES:
+        raise midi.MidiError("file too large", f"{size >> 20} MiB, at most {midi.MAX_BYTES >> 20}")
 
 
 def identify(path: str, folder: str) -> Source:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
+from amt_jax import storage
 from amt_jax.tokens.symbolic import SymbolicTokenizer
 from data_prep import decisions, files, piece, pool, shards, similarity
 from data_prep.decisions import Survey
@@ -13,6 +16,9 @@ from data_prep.journal import Journal
 from data_prep.outcome import Outcome
 from data_prep.piece import Finding, Piece
 from data_prep.staging import Staging
+
+# Files of an object store that are read at once: it answers late, but many.
+REQUESTS = 16
 
 
 class Interrupted(KeyboardInterrupt):
@@ -34,7 +40,10 @@ class Local:
         self._timeout = timeout
 
     def survey(self, folder: str, paths: Sequence[str], old: Sequence[Outcome]) -> Survey:
-        sources = [files.identify(path, folder) for path in tqdm(paths, "reading", unit="file", leave=False)]
+        with ThreadPoolExecutor(REQUESTS) as threads:
+            run = threads.map if storage.is_remote(folder) else map
+            read = run(functools.partial(files.identify, folder=folder), paths)
+            sources = list(tqdm(read, "reading", len(paths), unit="file", leave=False))
         sources.sort(key=lambda source: (source.name, source.sha256))
         known = decisions.known(old)
         paths = {source.sha256: source.path for source in sources if source.sha256 and source.sha256 not in known}
@@ -88,7 +97,7 @@ class Local:
         bar = tqdm(total=sum(len(plan.rows) for plan in plans), desc="writing", unit="piece", leave=False, delay=2)
         for plan in plans:
             pieces = self._counted(plan.rows, bar)
-            shards.write(plan, pieces, tokenizer, licence, self._staging.draft, self._staging.work)
+            shards.write(plan, pieces, tokenizer, licence, self._staging.shards, self._staging.work)
         bar.close()
 
     def _counted(self, rows: Sequence[Outcome], bar: tqdm) -> Iterator[Piece]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from amt_jax import storage
 from amt_jax.errors import UserError, near
 
 
@@ -75,4 +76,6 @@ def _name(path: str, folder: str) -> str:
     path = unicodedata.normalize("NFC", path.strip().replace("\\", "/"))
     if posixpath.isabs(path):
         path = os.path.relpath(path, os.path.abspath(folder)).replace(os.sep, "/")
+    elif storage.is_remote(path):
+        path = path.removeprefix(f"{folder.rstrip('/')}/")
     return posixpath.normpath(path) if path else ""

@@ -16,9 +16,9 @@ import logging
 import os
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amt_jax import storage
 from amt_jax.errors import UserError, run_command
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def main() -> int:
         min_count=args.min_count,
         count=args.count,
     )
-    if not os.path.isdir(args.input):
+    if not storage.is_remote(args.input) and not os.path.isdir(args.input):
         raise UserError(f"no folder {args.input!r}: --input names the folder that holds the MIDI files")
     metadata = None
     if args.metadata:
@@ -57,7 +57,7 @@ def main() -> int:
     try:
         report = prepare(
             args.input,
-            Path(args.output),
+            args.output,
             settings,
             metadata=metadata,
             licence=args.licence,
@@ -82,8 +82,20 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     # Shells expand ~ at the beginning of a word, not in --input=~/midis.
     here = os.path.expanduser
-    add("--input", required=True, type=here, metavar="DIR", help="folder of .mid and .midi files, at any depth")
-    add("--output", required=True, type=here, metavar="DATASET", help="dataset folder to make, or to add to")
+    add(
+        "--input",
+        required=True,
+        type=here,
+        metavar="DIR",
+        help="folder of .mid and .midi files, at any depth; also gs://… or s3://…",
+    )
+    add(
+        "--output",
+        required=True,
+        type=here,
+        metavar="DATASET",
+        help="dataset folder to make, or to add to; also gs://… or s3://…",
+    )
     add("--tokenizer", default="remi", help="remi (one piano, 419 ids), remi_multitrack or tsd (both with instruments)")
     add("--bpe", type=int, default=0, metavar="N", help="learn byte pair encoding up to N ids, 2000 say; 0: none")
     add("--workers", type=_positive(int), metavar="N", help="processes; as many as usable cores if not given")
@@ -147,8 +159,12 @@ def _positive(kind: type) -> type:
 
 
 def _check_folders(source: str, dataset: str) -> None:
-    inside, outside = os.path.realpath(dataset), os.path.realpath(source)
-    if os.path.commonpath([inside, outside]) == outside:
+    if storage.is_remote(source) or storage.is_remote(dataset):
+        lies_in = f"{dataset}/".startswith(f"{source.rstrip('/')}/")
+    else:
+        inside, outside = os.path.realpath(dataset), os.path.realpath(source)
+        lies_in = os.path.commonpath([inside, outside]) == outside
+    if lies_in:
         raise UserError(f"--output={dataset} lies in --input={source}: keep datasets outside the folder of MIDI files")
 
 
@@ -164,7 +180,7 @@ def _show(report: Report, args: argparse.Namespace) -> None:
     for reason, count in sorted(card.skipped.items(), key=lambda item: -item[1]):
         print(f"  {count:7} left out: {reason}")
     if card.skipped:
-        print(f"          each with its reason in {Path(args.output) / 'files.jsonl'}")
+        print(f"          each with its reason in {os.path.join(args.output, 'files.jsonl')}")
     if report.missing:
         print(f"  {report.missing:7} are not in {args.input} any more; what was made of them stays in the dataset")
     if report.unlisted:

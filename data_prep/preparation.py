@@ -12,11 +12,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from amt_jax import storage
 from amt_jax.data.card import FILE, SPLITS, Card, Split, combine
 from amt_jax.errors import UserError
 from amt_jax.tokens.symbolic import SymbolicTokenizer
@@ -76,7 +78,7 @@ class Report:
 
 def prepare(
     folder: str,
-    dataset: Path,
+    dataset: str | os.PathLike,
     settings: Settings,
     metadata: Metadata | None = None,
     licence: str = "",
@@ -84,6 +86,7 @@ def prepare(
 ) -> Report:
     """Prepares every MIDI file under `folder` into `dataset`, or adds the new ones to the dataset that is there.
 
+    Both may lie in an object store; what goes to `dataset` there is made in the cache of this machine.
     Raises UserError for what the person can put right. An interrupted or failed preparation leaves the dataset as it
     was.
     """
@@ -98,13 +101,16 @@ def prepare(
     if here.isdisjoint(listed):
         raise UserError(f"no path in the metadata is a file of {folder!r} (such as {min(here)!r}): --path-column?")
     # Before anything is touched: an interrupted preparation with other settings keeps its work.
-    _existing(dataset, settings_json, tokenizer)
-    staging = Staging(dataset)
+    _card(dataset, settings_json, tokenizer)
+    staging = _staging(dataset)
     # Whoever has it open is the only one to prepare into this dataset.
     journal = Journal(staging.folder / "journal.sqlite", json.dumps([settings.tokenizer, piece.VERSION]))
     try:
         staging.recover()
-        card, old = _existing(dataset, settings_json, tokenizer)
+        card, old = _card(dataset, settings_json, tokenizer), []
+        if card:
+            card.verify(staging.dataset)
+            old = sorted(outcome.read(staging.dataset))
         runner = make_runner(staging, journal, settings.tokenizer)
         outcomes = decide(old, runner.survey(folder, found.paths, old), settings, metadata)
         if changed := outcomes != old:
@@ -127,10 +133,18 @@ def prepare(
     )
 
 
-def _existing(dataset: Path, settings: dict, tokenizer: SymbolicTokenizer) -> tuple[Card | None, list[Outcome]]:
-    """The card and outcomes of the dataset if there is one; UserError if it was made with other settings."""
-    if not (dataset / FILE).exists():
-        return None, []
+def _staging(dataset: str | os.PathLike) -> Staging:
+    if not storage.is_remote(dataset):
+        return Staging(Path(dataset))
+    from data_prep.remote import RemoteStaging
+
+    return RemoteStaging(os.fspath(dataset))
+
+
+def _card(dataset: str | os.PathLike, settings: dict, tokenizer: SymbolicTokenizer) -> Card | None:
+    """The dataset's card if there is one; UserError if it was made with other settings."""
+    if not (storage.open_folder(dataset) / FILE).exists():
+        return None
     card = Card.load(dataset)
     was = dict(card.preparation)
     differences = [
@@ -144,8 +158,7 @@ def _existing(dataset: Path, settings: dict, tokenizer: SymbolicTokenizer) -> tu
         raise UserError(
             f"{str(dataset)!r} was made with other settings ({'; '.join(differences)}): take those or another --output"
         )
-    card.verify(dataset)
-    return card, sorted(outcome.read(dataset))
+    return card
 
 
 def _added(outcomes: Iterable[Outcome], old: Iterable[Outcome]) -> list[Outcome]:

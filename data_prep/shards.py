@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from amt_jax import storage
 from amt_jax.data.card import Shard, file_sha256
 from amt_jax.data.record import Record
 from amt_jax.tokens.symbolic import SymbolicTokenizer
@@ -53,8 +54,8 @@ class Receipt:
     signatures: np.ndarray
 
     @classmethod
-    def load(cls, plan: Plan, work: Path) -> Receipt:
-        with np.load(work / plan.receipt_file) as data:
+    def load(cls, plan: Plan, work: os.PathLike) -> Receipt:
+        with storage.open_bytes(work / plan.receipt_file) as file, np.load(file) as data:
             shard = Shard(plan.file, len(plan.rows), int(data["lengths"].sum()), str(data["sha256"]))
             return cls(shard, data["lengths"], data["digests"], data["signatures"])
 

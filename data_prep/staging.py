@@ -18,7 +18,7 @@ class Staging:
 
     `draft` holds new files, `work` what only helps to make them. `commit` renames `draft` to `ready`, which is the one
     moment that decides, and moves its files into the dataset, the card last; a `ready` folder that a kill left behind
-    is moved by `recover`.
+    is moved by `recover`. `shards` is where a runner puts shards: the draft.
     """
 
     def __init__(self, dataset: Path):
@@ -27,6 +27,7 @@ class Staging:
         self.folder = dataset / FOLDER
         self.draft = self.folder / "draft"
         self.work = self.folder / "work"
+        self.shards = self.draft
         self._ready = self.folder / "ready"
         try:
             ours = (dataset / card.FILE).exists() or self.folder.exists()
@@ -43,6 +44,9 @@ class Staging:
         for folder in (self.draft, self.work):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
+
+    def share(self) -> None:
+        """Puts `shards` and `work` where other machines find them, if there is such a place."""
 
     def commit(self) -> None:
         """Moves everything in `draft` into the dataset."""

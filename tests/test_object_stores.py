@@ -286,3 +286,51 @@ def proxy(target: int, after: int, times: int = 10**9):
         listener.shutdown(socket.SHUT_RDWR)  # ends the thread that accepts
         for each in (listener, *sockets):
             each.close()
+
+
+def prepare(source, output, *flags, **environment):
+    words = [f"--input={source}", f"--output={output}", "--workers=1", "--valid=0.2", "--licence=CC0", *flags]
+    return start("data_prep.midi", *words, **environment)
+
+
+def below(store, folder: str) -> dict[str, bytes]:
+    """The objects under a folder, by their names in it."""
+    start = folder.partition("://")[2] + "/"
+    return {name.removeprefix(start): store.files.cat(name) for name in store.files.find(folder)}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("music")
+    for index in range(9):
+        write(tune(index, 40), folder / f"{('Bach', 'Ödön, 2')[index % 2]}/a #{index}.mid")
+    (folder / "Bach/b.MID").write_bytes(b"no music")
+    (folder / "Bach/c.mid").touch()
+    (folder / "readme.txt").touch()
+    return folder
+
+
+@pytest.mark.parametrize("runner", ["local", "beam"])
+def test_preparation_makes_the_bytes_of_a_folder_here(store, music, environment, tmp_path, runner):
+    if runner == "beam":
+        pytest.importorskip("apache_beam", reason="needs the extra beam")
+    source, output = f"{store.bucket}/{runner}/midi", f"{store.bucket}/{runner}/set"
+    for path in (path for path in music.rglob("*") if path.is_file() and "#8" not in path.name):
+        store.files.put(str(path), f"{source}/{path.relative_to(music)}")
+    flags = [f"--runner={runner}"]
+    # To a disk and to a store, from a store and from a disk, and what is new into what is there.
+    finish(prepare(source, tmp_path / "set", *flags, **environment))
+    out, err = finish(prepare(source, output, *flags, **environment))
+    assert (below(store, output), err) == (content(tmp_path / "set"), "")
+    assert f"--config.dataset={output}" in out
+    assert "8 pieces (8 new)" in out
+    finish(prepare(music, tmp_path / "set"))
+    assert "9 pieces (1 new)" in finish(prepare(music, output, *flags, **environment))[0]
+    assert below(store, output) == content(tmp_path / "set")
+    assert "nothing changed" in finish(prepare(music, output, *flags, **environment))[0]
+    assert below(store, output) == content(tmp_path / "set")
+    assert not list(Path(environment["XDG_CACHE_HOME"]).glob("amt_jax/preparations/*"))

@@ -25,17 +25,27 @@ def open_dataset(folder: str, splits: Sequence[str]) -> tuple[Card, Path]:
         card.verify(folder, splits)
         return card, Path(folder)
     source = storage.open_folder(folder)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    copy = home / "amt_jax" / "datasets" / hashlib.sha256(repr(card.splits).encode()).hexdigest()[:16]
+    copy = folder_for("datasets", repr(card.splits))
     copy.mkdir(parents=True, exist_ok=True)
     shards = [shard for name in splits if name in card.splits for shard in card.splits[name].shards]
     if not all(_is_whole(shard, copy) for shard in shards):
         with storage.lock(copy, wait=True):  # Another process may be fetching them, or just have done so.
-            wanted = [shard for shard in shards if not _is_whole(shard, copy)]
-            for shard in tqdm(wanted, desc=f"fetching {folder} to {copy}", unit="shard", disable=not wanted):
-                for name in (shard.lengths_file, shard.file):
-                    _fetch(source / name, copy / name, shard.sha256 if name == shard.file else None)
+            fetch_shards(shards, source, copy)
     return card, copy
+
+
+def folder_for(kind: str, key: str) -> Path:
+    """Where on this machine what belongs to `key` is kept."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "amt_jax" / kind / hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def fetch_shards(shards: Sequence[Shard], source: os.PathLike, copy: Path) -> None:
+    """Downloads those of the shards that are not in `copy` or damaged there."""
+    wanted = [shard for shard in shards if not _is_whole(shard, copy)]
+    for shard in tqdm(wanted, desc=f"fetching {source} to {copy}", unit="shard", disable=not wanted):
+        for name in (shard.lengths_file, shard.file):
+            fetch(source / name, copy / name, shard.sha256 if name == shard.file else None)
 
 
 def _is_whole(shard: Shard, folder: Path) -> bool:
@@ -43,7 +53,7 @@ def _is_whole(shard: Shard, folder: Path) -> bool:
     return (folder / shard.lengths_file).exists() and path.exists() and file_sha256(path) == shard.sha256
 
 
-def _fetch(source: os.PathLike, target: Path, sha256: str | None) -> None:
+def fetch(source: os.PathLike, target: Path, sha256: str | None = None) -> None:
     """Downloads a file, which gets its name when it is complete and undamaged."""
     part = target.with_name(f"{target.name}.part")
     with storage.reaching(source):
