@@ -108,14 +108,9 @@ def _found(folder: str, paths: Sequence[str], others: Counter[str], unreadable: 
 
 def read(path: str) -> bytes:
     """The bytes of a file that may be MIDI; raises MidiError if it is no plain file, too large or unreadable."""
+    if storage.is_remote(path):
+        return _read_remote(path)
     try:
-        if storage.is_remote(path):
-            store = storage.file_system(path)
-            with storage.reaching(path):
-                size = store.info(path)["size"]
-            _check_size(size)
-            with storage.open_bytes(path) as file:
-                return file.read()
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise midi.MidiError("unreadable", "not a plain file")
@@ -123,6 +118,16 @@ def read(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise midi.MidiError("unreadable", error.strerror or str(error)) from None
+
+
+def _read_remote(path: str) -> bytes:
+    try:
+        with storage.reaching(path):
+            store = storage.file_system(path)
+            _check_size(store.info(path)["size"])
+            return store.cat_file(path)
+    except midi.MidiError:
+        raise
     except UserError as error:
         raise midi.MidiError("unreadable", str(error)) from None
 

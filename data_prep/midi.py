@@ -4,7 +4,8 @@
 
 Composers are the folders directly in DIR, or come from a table (--metadata). Pieces of one work share a split: files in
 one folder below the composer's, files with one value in --family-column, and near-identical music. Exact copies are
-left out. Run again, it adds what is new to the dataset and keeps every split and every composer's id.
+left out. Run again, it adds what is new to the dataset and keeps every split and every composer's id. DIR and DATASET may lie
+in a bucket: gs://… or s3://….
 """
 
 from __future__ import annotations
@@ -87,14 +88,14 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         type=here,
         metavar="DIR",
-        help="folder of .mid and .midi files, at any depth; also gs://… or s3://…",
+        help="folder of .mid and .midi files, at any depth",
     )
     add(
         "--output",
         required=True,
         type=here,
         metavar="DATASET",
-        help="dataset folder to make, or to add to; also gs://… or s3://…",
+        help="dataset folder to make, or to add to",
     )
     add("--tokenizer", default="remi", help="remi (one piano, 419 ids), remi_multitrack or tsd (both with instruments)")
     add("--bpe", type=int, default=0, metavar="N", help="learn byte pair encoding up to N ids, 2000 say; 0: none")
