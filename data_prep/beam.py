@@ -3,23 +3,27 @@
     survey   files → by content, in groups → prepared pieces → by piece: exact duplicates → by band: similar pairs
     write    plans of shards → shards
 
-Every worker sees the input and the dataset under the same paths: on a cluster they lie on a shared disk. A task may run
-twice and tasks may run in any order: what they leave on the disk gets its name when it is whole.
+Every worker sees the input and the dataset under the same paths: on a cluster they lie on a shared disk or in an object
+store. A task may run twice and tasks may run in any order: what they leave there gets its name when it is whole.
 
 The driver holds what decisions.py decides on, the name, hashes and outcome of every file and the similar pairs: 2 to 3
 KB a file, so 10 M files need a driver with 30 GB. Adding to a dataset, it also reads the old shards, to check them.
-Music and signatures (20 KB a piece) stay with the workers and on the disk. Similarity sends each signature through
+Music and signatures (20 KB a piece) stay with the workers and where they leave files. Similarity sends each signature through
 `HASHES / ROWS_PER_BAND` groups: 40 KB a piece go through Beam's shuffle, which Beam on one machine keeps in memory.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import os
 import shlex
+import shutil
+import tempfile
 import threading
 import traceback
 import uuid
@@ -34,7 +38,9 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.pvalue import TaggedOutput
 from tqdm import tqdm
 
+from amt_jax import storage
 from amt_jax.errors import UserError
+from amt_jax.tokens import symbolic
 from amt_jax.tokens.symbolic import SymbolicTokenizer
 from data_prep import decisions, files, piece, pool, shards, similarity
 from data_prep.decisions import Survey
@@ -45,6 +51,8 @@ from data_prep.staging import Staging
 
 # Files prepared by one call: one file of pieces on the disk, one step of the progress bar.
 GROUP_FILES = 256
+# Lines of one of the files by which rows go into a pipeline and come out of it.
+LINES = 10_000
 # Part of Beam. What Beam calls DirectRunner may fetch another runner's program from the network.
 EMBEDDED = "FnApiRunner"
 LOG = "beam.log"
@@ -80,6 +88,7 @@ class Beam:
     def __init__(
         self, staging: Staging, journal: Journal, preset: str, options: PipelineOptions, timeout: float = 60.0
     ):
+        staging.share()
         self._staging = staging
         self._work = staging.work
         self._preset = preset
@@ -90,8 +99,12 @@ class Beam:
 
     def survey(self, folder: str, paths: Sequence[str], old: Sequence[Outcome]) -> Survey:
         groups = self._groups = -(-len(paths) // GROUP_FILES)
-        kept = [(each.piece, (0, each.source, each.sha256)) for each in old if each.kept]
-        chunks = ((start, kept[start : start + GROUP_FILES]) for start in range(0, len(kept), GROUP_FILES))
+        kept = [each for each in old if each.kept]
+        table = similarity.load(self._staging.dataset, len(kept)) if kept else ()
+        entries = (
+            (each.piece, (0, each.source, each.sha256), base64.b64encode(row.tobytes()).decode())
+            for each, row in zip(kept, table, strict=True)
+        )
         pool.start_server(PRELOAD)
         with self._pipeline("tokenizing", "file", len(paths), "group-*.npz", GROUP_FILES) as pipeline:
             sources = (
@@ -108,9 +121,7 @@ class Beam:
                     "sources", "findings", "groups", "entries"
                 )
             )
-            before = self._lines(pipeline, "old", chunks) | "old entries" >> beam.FlatMap(
-                _old_entries, str(self._staging.dataset), len(kept)
-            )
+            before = self._lines(pipeline, "old", entries) | "old entries" >> beam.Map(_old_entry)
             links = (
                 (prepared.entries, before)
                 | "all entries" >> beam.Flatten()
@@ -122,8 +133,8 @@ class Beam:
                 | "distinct" >> beam.Distinct()
             )
             for name in ("sources", "findings", "groups"):
-                _ = prepared[name] | f"write {name}" >> beam.io.WriteToText(str(self._work / name))
-            _ = links | "write links" >> beam.io.WriteToText(str(self._work / "links"))
+                self._save(prepared[name], name)
+            self._save(links, "links")
         self._group_files = dict(self._read("groups"))
         sources = sorted(
             (files.Source(*row) for row in self._read("sources")), key=lambda each: (each.name, each.sha256)
@@ -137,28 +148,46 @@ class Beam:
     def write(self, plans: Sequence[shards.Plan], licence: str) -> None:
         for plan in plans:
             rows = ((self._group_file(each.sha256), dataclasses.asdict(each)) for each in plan.rows)
-            _write_lines(self._work / plan.file, rows)
+            _write_lines(self._work, plan.file, map(json.dumps, rows))
+        with storage.sending(self._work) as folder:
+            shutil.copy(self._staging.draft / symbolic.FILE, folder)
         with self._pipeline("writing", "shard", len(plans), "*.array_record.npz") as pipeline:
             _ = (
                 pipeline
                 | "plans" >> beam.Create([plan.file for plan in plans])
                 | "spread" >> beam.Reshuffle()
-                | "write" >> beam.Map(_write_shard, licence, str(self._staging.draft), str(self._work))
+                | "write" >> beam.Map(_write_shard, licence, str(self._staging.shards), str(self._work))
             )
 
     def _group_file(self, sha256: str) -> str:
         return self._group_files[_group(sha256, self._groups)]
 
     def _lines(self, pipeline: beam.Pipeline, name: str, rows: Iterable[Any]) -> beam.PCollection:
-        """`rows` as lines of JSON, by way of a file: a pipeline's own description has to be small."""
-        path = self._work / f"{name}.jsonl"
-        _write_lines(path, rows)
-        return pipeline | name >> beam.io.ReadFromText(str(path))
+        """`rows` as lines of JSON, by way of files: a pipeline's own description has to be small."""
+        lines, names = map(json.dumps, rows), []
+        while part := list(itertools.islice(lines, LINES)):
+            names.append(f"{name}-{len(names)}.jsonl")
+            _write_lines(self._work, names[-1], part)
+        return pipeline | name >> beam.Create(names) | f"read {name}" >> beam.FlatMap(_read_lines, str(self._work))
+
+    def _save(self, lines: beam.PCollection, name: str) -> None:
+        """Leaves lines for `_read`, in files that get a name of their own each time a task runs.
+
+        Only Beam knows which of them count, those of tasks whose outcome it took: it lists them in the file `name`.
+        """
+        work = str(self._work)
+        _ = (
+            lines
+            | f"batch {name}" >> beam.BatchElements(LINES, LINES)
+            | f"write {name}" >> beam.Map(_save_lines, work)
+            | f"gather {name}" >> beam.combiners.ToList()
+            | f"list {name}" >> beam.Map(lambda names: _write_lines(work, name, names))
+        )
 
     def _read(self, name: str) -> Iterator[Any]:
-        """The rows that the pipeline has written under `name`."""
-        for path in sorted(self._work.glob(f"{name}-*-of-*")):
-            yield from _read_lines(path)
+        """The rows that the pipeline has saved under `name`."""
+        for file in _read_lines(name, self._work):
+            yield from map(json.loads, _read_lines(file, self._work))
 
     @contextlib.contextmanager
     def _pipeline(self, doing: str, unit: str, total: int, done: str, each: int = 1) -> Iterator[beam.Pipeline]:
@@ -195,12 +224,13 @@ def _stderr_to(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _progress(doing: str, unit: str, total: int, done: Callable[[], int]) -> Iterator[None]:
-    """A bar of what lies on the disk: Beam itself tells nothing, on some runners, until the end."""
+    """A bar of the files that are there: Beam itself tells nothing, on some runners, until the end."""
     bar, end = tqdm(total=total, desc=doing, unit=unit), threading.Event()
 
     def watch() -> None:
         while not end.wait(1.0):
-            bar.update(min(done(), total) - bar.n)
+            with contextlib.suppress(Exception):  # A store that does not answer now: those who need it say so.
+                bar.update(min(done(), total) - bar.n)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -216,14 +246,29 @@ def _progress(doing: str, unit: str, total: int, done: Callable[[], int]) -> Ite
 # Paths go through Beam as JSON, in ASCII: Beam refuses those that are not UTF-8.
 
 
-def _write_lines(path: Path, rows: Iterable[Any]) -> None:
-    with open(path, "w", encoding="ascii") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+def _write_lines(work: str | os.PathLike, name: str, lines: Iterable[str]) -> None:
+    """Writes a file of `work`, whole or not at all: two may do it at once."""
+    with storage.sending(work) as folder:
+        part = folder / f"{uuid.uuid4().hex}.part"
+        with open(part, "w", encoding="ascii") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        os.replace(part, folder / name)
 
 
-def _read_lines(path: Path) -> Iterator[Any]:
-    with open(path, encoding="ascii") as file:
-        yield from map(json.loads, file)
+def _save_lines(lines: Iterable[str], work: str) -> str:
+    name = f"{uuid.uuid4().hex}.jsonl"
+    _write_lines(work, name, lines)
+    return name
+
+
+def _read_lines(name: str, work: str | os.PathLike) -> Iterator[str]:
+    with storage.open_bytes(_path(work, name)) as file:
+        for line in file:
+            yield line.decode("ascii").rstrip("\n")
+
+
+def _path(folder: str | os.PathLike, name: str) -> str:
+    return f"{os.fspath(folder)}/{name}"
 
 
 def _group(sha256: str, groups: int) -> int:
@@ -268,10 +313,10 @@ def _prepare(element: tuple[int, Any], work: str, preset: str, timeout: float) -
             order = (1, source.name, source.sha256)
             yield TaggedOutput("entries", (result.piece, (order, result.signature.tobytes())))
     name = f"group-{group}-{uuid.uuid4().hex}.npz"
-    part = Path(work, f"{name}.part")
-    with open(part, "wb") as file:
-        np.savez(file, **arrays)
-    os.replace(part, Path(work, name))
+    with storage.sending(work) as folder:
+        with open(folder / f"{name}.part", "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(folder / f"{name}.part", folder / name)
     yield TaggedOutput("groups", json.dumps((group, name)))
 
 
@@ -281,17 +326,15 @@ def _pieces(work: str | Path, wanted: Sequence[tuple[str, str]]) -> Iterator[Pie
     for file, sha256 in wanted:
         by_file[file].append(sha256)
     for file, members in by_file.items():
-        with np.load(Path(work, file)) as arrays:
+        with storage.open_bytes(_path(work, file)) as data, np.load(data) as arrays:
             for sha256 in members:
                 found[sha256] = Piece(ids=arrays[f"{sha256}.ids"], signature=arrays[f"{sha256}.signature"])
     return (found[sha256] for _, sha256 in wanted)
 
 
-def _old_entries(line: str, dataset: str, count: int) -> Iterator[tuple[str, Any]]:
-    start, members = json.loads(line)
-    table = similarity.load(Path(dataset), count)
-    for (piece_, order), signature in zip(members, table[start:], strict=False):
-        yield piece_, (tuple(order), signature.tobytes())
+def _old_entry(line: str) -> tuple[str, Any]:
+    piece_, order, signature = json.loads(line)
+    return piece_, (tuple(order), base64.b64decode(signature))
 
 
 def _bands(entry: tuple[str, Any]) -> Iterator[tuple[tuple[int, bytes], Any]]:
@@ -312,7 +355,12 @@ def _similar(bucket: tuple[Any, Iterable[tuple[Any, str, bytes]]]) -> Iterator[s
 
 
 def _write_shard(file: str, licence: str, draft: str, work: str) -> None:
-    rows = list(_read_lines(Path(work, file)))
+    rows = [json.loads(line) for line in _read_lines(file, work)]
     plan = shards.Plan(file, tuple(Outcome(**row) for _, row in rows))
     pieces = _pieces(work, [(group_file, row["sha256"]) for group_file, row in rows])
-    shards.write(plan, pieces, SymbolicTokenizer.load(draft), licence, Path(draft), Path(work))
+    with tempfile.TemporaryDirectory() as here, storage.open_bytes(_path(work, symbolic.FILE)) as data:
+        Path(here, symbolic.FILE).write_bytes(data.read())
+        tokenizer = SymbolicTokenizer.load(here)
+    # The receipt says that the shard is there.
+    with storage.sending(work) as receipts, storage.sending(draft) as folder:
+        shards.write(plan, pieces, tokenizer, licence, folder, receipts)

@@ -61,12 +61,9 @@ class RemoteStaging(Staging):
             self._move()
 
     def _move(self) -> None:
-        names = [name for name in self._names(self._there / "draft") if name != card.FILE]
-        for part in (names, [card.FILE]):
-            sources, targets = (
-                [str(folder / name) for name in part] for folder in (self._there / "draft", self._store)
-            )
-            self._files.copy(sources, targets)
+        draft = self._there / "draft"
+        for part in ([name for name in self._names(draft) if name != card.FILE], [card.FILE]):
+            self._files.copy([str(draft / name) for name in part], [str(self._store / name) for name in part])
         self._files.rm(str(self._there / COMMITTED))
 
     def remove(self) -> None:
