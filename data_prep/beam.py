@@ -8,8 +8,9 @@ store. A task may run twice and tasks may run in any order: what they leave ther
 
 The driver holds what decisions.py decides on, the name, hashes and outcome of every file and the similar pairs: 2 to 3
 KB a file, so 10 M files need a driver with 30 GB. Adding to a dataset, it also reads the old shards, to check them.
-Music and signatures (20 KB a piece) stay with the workers and where they leave files. Similarity sends each signature through
-`HASHES / ROWS_PER_BAND` groups: 40 KB a piece go through Beam's shuffle, which Beam on one machine keeps in memory.
+Music and signatures (20 KB a piece) stay with the workers and in the files they leave. Similarity sends each signature
+through `HASHES / ROWS_PER_BAND` groups: 40 KB a piece go through Beam's shuffle, which Beam on one machine keeps in
+memory.
 """
 
 from __future__ import annotations

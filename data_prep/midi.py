@@ -4,8 +4,8 @@
 
 Composers are the folders directly in DIR, or come from a table (--metadata). Pieces of one work share a split: files in
 one folder below the composer's, files with one value in --family-column, and near-identical music. Exact copies are
-left out. Run again, it adds what is new to the dataset and keeps every split and every composer's id. DIR and DATASET may lie
-in a bucket: gs://… or s3://….
+left out. Run again, it adds what is new to the dataset and keeps every split and every composer's id. DIR and DATASET
+may lie in a bucket: gs://… or s3://….
 """
 
 from __future__ import annotations
