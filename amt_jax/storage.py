@@ -108,10 +108,14 @@ def write_text(path: Path | epath.Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def upload(source: Path, target: str | os.PathLike) -> None:
-    """Copies everything in a local folder into a remote one; what else is there stays."""
-    with reaching(target):
-        file_system(target).put(f"{source}/", f"{target}/", recursive=True)
+def upload(source: Path, target: str | os.PathLike, *, progress: str = "") -> None:
+    """Copies everything in a local folder into a remote one, under a bar of that name; what else is there stays."""
+    files = file_system(target)
+    from fsspec.callbacks import NoOpCallback, TqdmCallback
+
+    bar = TqdmCallback(tqdm_kwargs={"desc": progress, "unit": "file", "delay": 2}) if progress else NoOpCallback()
+    with reaching(target), bar:
+        files.put(f"{source}/", f"{target}/", recursive=True, callback=bar)
 
 
 @contextlib.contextmanager

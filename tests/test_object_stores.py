@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -328,9 +329,73 @@ def test_preparation_makes_the_bytes_of_a_folder_here(store, music, environment,
     assert (below(store, output), err) == (content(tmp_path / "set"), "")
     assert f"--config.dataset={output}" in out
     assert "8 pieces (8 new)" in out
+    assert (runner == "beam") == any("-work" in line and "npz" in line for line in store.log.read_text().splitlines())
     finish(prepare(music, tmp_path / "set"))
     assert "9 pieces (1 new)" in finish(prepare(music, output, *flags, **environment))[0]
     assert below(store, output) == content(tmp_path / "set")
     assert "nothing changed" in finish(prepare(music, output, *flags, **environment))[0]
     assert below(store, output) == content(tmp_path / "set")
     assert not list(Path(environment["XDG_CACHE_HOME"]).glob("amt_jax/preparations/*"))
+
+
+# Ends the process when the files of a dataset are sent, or when they stand in their places but for the card.
+KILLED = """
+import os, signal, sys
+from amt_jax import storage
+from amt_jax.errors import run_command
+from data_prep import midi, remote
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv.pop(1) == "sent":
+    remote.RemoteStaging._check = kill
+else:
+    copy = remote.RemoteStaging._copy
+    remote.RemoteStaging._copy = lambda self, draft, names: kill() if "dataset.json" in names else copy(self, draft, names)
+run_command(midi.main)
+"""
+
+
+@pytest.mark.parametrize("where", ["sent", "copied"])
+def test_killed_while_it_sends_it_leaves_a_dataset_and_goes_on_anywhere(store, music, environment, tmp_path, where):
+    output, more = f"{store.bucket}/killed {where}", tmp_path / "more"
+    shutil.copytree(music, more)
+    write(tune(20, 40), more / "Bach/20.mid")
+    for source in (music, more):
+        finish(prepare(source, tmp_path / "set"))
+    finish(prepare(music, output, **environment))
+    before = below(store, output)
+    # What train reads, the card, the tokenizer and the card's shards, is as it was.
+    flags = [where, f"--input={more}", f"--output={output}", "--workers=1", "--valid=0.2", "--licence=CC0"]
+    killed = subprocess.Popen([sys.executable, "-c", KILLED, *flags], env=os.environ | environment)
+    assert killed.wait(120) == -signal.SIGKILL
+    after = below(store, output)
+    kept = {name for name in before if where == "sent" or name not in ("files.jsonl", "signatures.npy")}
+    kept -= {"composer_mapping.json"} if where == "copied" else set()
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert any(name.startswith(".prepare/") for name in after)
+    elsewhere = environment | {"XDG_CACHE_HOME": str(tmp_path)}
+    out, _ = finish(prepare(more, output, **elsewhere if where == "copied" else environment))
+    assert ("nothing changed" in out) == (where == "copied")
+    assert below(store, output) == content(tmp_path / "set")
+
+
+def test_a_preparation_that_cannot_be_is_one_line_and_code_2(store, music, environment, tmp_path):
+    output, nowhere = f"{store.bucket}/refused", f"{store.scheme}://no-such-bucket"
+    finish(prepare(music, output, **environment))
+    before = below(store, output)
+    store.files.pipe(f"{store.bucket}/thesis/thesis.doc", b"mine")
+    cases = [
+        ([music, nowhere], f"there is no bucket {nowhere}"),
+        ([nowhere, tmp_path / "set"], f"there is no bucket {nowhere}"),
+        ([f"{store.bucket}/thesis", tmp_path / "set"], f"in '{store.bucket}/thesis': it holds 1 .doc"),
+        ([music, f"{store.bucket}/thesis"], "is no dataset but holds 'thesis.doc'"),
+        ([music, output, "--seed=1"], f"'{output}' was made with other settings (seed was 0, now 1)"),
+        ([output, f"{output}/set"], f"--output={output}/set lies in --input={output}"),
+        ([music, "ftp://host/set"], "ftp:// is not known"),
+    ]
+    for words, expected in cases:
+        out, err = finish(prepare(*words, **environment), 2)
+        assert (out, err.count("\n")) == ("", 0), err
+        assert expected in err
+    assert below(store, output) == before
+    assert not (tmp_path / "set").exists()
