@@ -319,15 +319,18 @@ def music(tmp_path_factory) -> Path:
 def test_preparation_makes_the_bytes_of_a_folder_here(store, music, environment, tmp_path, runner):
     if runner == "beam":
         pytest.importorskip("apache_beam", reason="needs the extra beam")
-    source, output = f"{store.bucket}/{runner}/midi", f"{store.bucket}/{runner}/set"
-    for path in (path for path in music.rglob("*") if path.is_file() and "#8" not in path.name):
-        store.files.put(str(path), f"{source}/{path.relative_to(music)}")
+    some, source, output = tmp_path / "some", f"{store.bucket}/{runner}/midi", f"{store.bucket}/{runner}/set"
+    shutil.copytree(music, some, ignore=shutil.ignore_patterns("*#8.mid"))
+    for path in (path for path in some.rglob("*") if path.is_file()):
+        store.files.put(str(path), f"{source}/{path.relative_to(some)}")
     flags = [f"--runner={runner}"]
-    # To a disk and to a store, from a store and from a disk, and what is new into what is there.
-    finish(prepare(source, tmp_path / "set", *flags, **environment))
+    finish(prepare(some, tmp_path / "set"))
+    finish(prepare(source, tmp_path / "from a store", *flags, **environment))
+    assert content(tmp_path / "from a store") == content(tmp_path / "set")
     out, err = finish(prepare(source, output, *flags, **environment))
     assert (below(store, output), err) == (content(tmp_path / "set"), "")
     assert f"--config.dataset={output}" in out
+    # And what is new into what is there.
     assert "8 pieces (8 new)" in out
     assert (runner == "beam") == any("-work" in line and "npz" in line for line in store.log.read_text().splitlines())
     finish(prepare(music, tmp_path / "set"))
@@ -350,7 +353,7 @@ if sys.argv.pop(1) == "sent":
     remote.RemoteStaging._check = kill
 else:
     copy = remote.RemoteStaging._copy
-    remote.RemoteStaging._copy = lambda self, draft, names: kill() if "dataset.json" in names else copy(self, draft, names)
+    remote.RemoteStaging._copy = lambda *them: (kill if "dataset.json" in them[2] else copy)(*them)
 run_command(midi.main)
 """
 
@@ -369,14 +372,34 @@ def test_killed_while_it_sends_it_leaves_a_dataset_and_goes_on_anywhere(store, m
     killed = subprocess.Popen([sys.executable, "-c", KILLED, *flags], env=os.environ | environment)
     assert killed.wait(120) == -signal.SIGKILL
     after = below(store, output)
-    kept = {name for name in before if where == "sent" or name not in ("files.jsonl", "signatures.npy")}
-    kept -= {"composer_mapping.json"} if where == "copied" else set()
-    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed == ({"files.jsonl", "signatures.npy", "composer_mapping.json"} if where == "copied" else set())
     assert any(name.startswith(".prepare/") for name in after)
     elsewhere = environment | {"XDG_CACHE_HOME": str(tmp_path)}
     out, _ = finish(prepare(more, output, **elsewhere if where == "copied" else environment))
     assert ("nothing changed" in out) == (where == "copied")
     assert below(store, output) == content(tmp_path / "set")
+
+
+IDENTIFY = """
+import sys
+from data_prep import files
+for path in sys.argv[2:]:
+    source = files.identify(path, sys.argv[1])
+    print(source.name, source.reason, source.details, sep="|")
+"""
+
+
+def test_a_file_that_cannot_be_read_is_one_of_the_others(store, environment):
+    folder = f"{store.bucket}/some"
+    store.files.pipe(f"{folder}/large.mid", bytes(33 << 20))
+    words = [folder, f"{folder}/large.mid", f"{folder}/a/gone.mid"]
+    done = subprocess.run(
+        [sys.executable, "-c", IDENTIFY, *words], env=os.environ | environment, capture_output=True, text=True
+    )
+    large, gone = done.stdout.splitlines()
+    assert large == "large.mid|file too large|33 MiB, at most 32"
+    assert gone.startswith(f"a/gone.mid|unreadable|cannot reach or copy {folder}/a/gone.mid (")
 
 
 def test_a_preparation_that_cannot_be_is_one_line_and_code_2(store, music, environment, tmp_path):
