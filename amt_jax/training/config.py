@@ -14,30 +14,8 @@ from amt_jax.data.card import Card
 from amt_jax.data.pipeline import Augmentation
 from amt_jax.errors import UserError, near
 from amt_jax.model.conditioning import ConditionConfig
-from amt_jax.model.transformer import TransformerConfig
+from amt_jax.model.transformer import ModelConfig, TransformerConfig
 from amt_jax.parallel.mesh import MeshConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The fields of TransformerConfig that a config file gives; the others come from the dataset and `context`.
-
-    `dtype` may be "auto": bfloat16 on accelerators, float32 on a CPU.
-    """
-
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    d_model: int
-    d_ff: int
-    dropout: float
-    norm: str
-    activation: str
-    qk_norm: bool
-    bias: bool
-    rope_theta: float
-    remat: bool
-    dtype: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +69,7 @@ class TrainConfig:
       save_minutes: a checkpoint is never older than this many minutes.
       keep: newest checkpoints kept, besides the best.
       log_every: steps between lines of metrics.jsonl.
-      model: the network.
+      model: the network; its dtype may be "auto": bfloat16 on accelerators, float32 on a CPU.
       optimizer: the optimizer.
       conditions: name -> settings; a condition that the dataset lacks is left out.
       augmentation: variation of pieces.

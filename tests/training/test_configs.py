@@ -1,15 +1,12 @@
-import dataclasses
-
 import jax
 import pytest
 
 from amt_jax.data.card import Card, Vocabulary
 from amt_jax.errors import UserError
 from amt_jax.model.params import abstract_model
-from amt_jax.model.transformer import TransformerConfig
 from amt_jax.tokens.spec import TokenSpec
 from amt_jax.train import load_config, override
-from amt_jax.training.config import ModelConfig, TrainConfig, transformer_config
+from amt_jax.training.config import TrainConfig, transformer_config
 
 
 def parameters(name):
@@ -31,12 +28,6 @@ def test_remi_composer_is_system_r():
 
 def test_remi_modern_is_as_large():
     assert parameters("remi_modern") == pytest.approx(parameters("remi_composer"), rel=0.05)
-
-
-def test_the_model_section_and_the_network_agree_on_their_fields():
-    derived = {"vocab_size", "num_streams", "context_length", "conditions"}
-    names = {field.name for field in dataclasses.fields(TransformerConfig)}
-    assert {field.name for field in dataclasses.fields(ModelConfig)} == names - derived
 
 
 def test_configs_are_found_by_name_and_path(tmp_path, monkeypatch):
