@@ -138,7 +138,8 @@ class RunFolder:
           step: "best" (lowest validation loss), "last", or a step.
 
         Returns:
-          The network's config and its parameters, a nested dict of float32. UserError if there is no such checkpoint.
+          The network's config and its parameters (their average if the run keeps one), a nested dict of float32.
+          UserError if there is no such checkpoint.
         """
         config, card = self.config, self.card
         missing = UserError(
@@ -161,6 +162,6 @@ class RunFolder:
             like = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract_model(model_config).shapes
             )
-            return model_config, checkpoints.load_params(int(chosen), like)
+            return model_config, checkpoints.load_params(int(chosen), like, averaged=config.ema > 0)
         finally:
             checkpoints.close()
