@@ -75,7 +75,9 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
     lengths = phases(config.lengths, config.context, total_steps)
     for length, _ in lengths:
         if length % mesh.shape["sequence"]:
-            raise UserError(f"config.mesh.sequence {mesh.shape['sequence']} does not divide {length} of config.lengths")
+            raise UserError(
+                f"the mesh's sequence = {mesh.shape['sequence']} does not divide {length} of config.lengths"
+            )
 
     # --- The run folder: the first process writes it, all must see it.
     with together():

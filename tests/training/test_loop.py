@@ -76,6 +76,7 @@ def test_a_run_folder_holds_what_is_documented(straight, dataset, make_config):
     assert {"Pitch", "Velocity", "EOS"} <= line["type_loss"].keys()
     assert line["learning_rate"] < lines(straight, "train")[1]["learning_rate"]
     assert lines(straight, "valid")[1]["loss"] < lines(straight, "valid")[0]["loss"]
+    assert not (straight.checkpoints_path / "6" / "average").exists()  # none is asked for
     checkpoints = Checkpoints(straight.checkpoints_path)
     assert sorted(checkpoints.steps)[-3:] == [3, 4, 6]
     assert checkpoints.losses == {line["step"]: line["loss"] for line in lines(straight, "valid")}
