@@ -43,7 +43,7 @@ def phases(lengths: str, context: int, total_steps: int) -> list[tuple[int, int]
             f"config.lengths is {lengths!r}; it looks like 512:0.5,1024:0.3, each length a divisor of config.context "
             f"{context} with its share of the steps, at most 1 in all"
         ) from None
-    return [*found, (context, total_steps)]
+    return found if found and found[-1][1] == total_steps else [*found, (context, total_steps)]
 
 
 def length_at(phases: list[tuple[int, int]], step: int) -> int:

@@ -18,8 +18,8 @@ def summary(program: Program, config: TrainConfig, model: TransformerConfig) -> 
     processes = len({device.process_index for device in mesh.devices.flat})
     kind = mesh.devices.flat[0].device_kind
     size = sum(x.size for x in jax.tree.leaves(program.model.shapes))
-    kept = {"parameters": layout.params, "optimizer": layout.optimizer, "average": layout.average}
-    kept = {name: device_bytes(part) for name, part in kept.items() if part is not None}
+    parts = {"parameters": layout.params, "optimizer": layout.optimizer, "average": layout.average}
+    kept = {name: device_bytes(part) for name, part in parts.items() if part is not None}
     tokens = config.rows_per_step * config.context
     rows = config.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"])
     return [

@@ -62,6 +62,7 @@ def test_phases_share_the_steps_and_leave_the_rest_to_the_context():
     assert phases("", 64, 10) == [(64, 10)]
     assert phases("16:0.5,32:0.3", 64, 1000) == [(16, 500), (32, 800), (64, 1000)]
     found = phases("16:0.7,32:0.2,64:0.1", 64, 10)  # their sum is not quite 1 in floating point
+    assert found == [(16, 7), (32, 9), (64, 10)]
     assert [length_at(found, step) for step in range(11)] == [16] * 7 + [32] * 2 + [64] * 2
 
 
