@@ -1,0 +1,1 @@
+"""Starting trainings: on this host, on clusters, many at once."""
