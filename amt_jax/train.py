@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from amt_jax.errors import UserError, near, run_command
-from amt_jax.parallel.peers import add_flags, connect
+from amt_jax.parallel.peers import AGAIN, add_flags, connect
 
 EPILOG = """\
 Any field of the config can be overridden as --config.FIELD=VALUE. Often changed:
@@ -31,8 +31,8 @@ A run folder that has a checkpoint goes on from it; python -m amt_jax.train --ru
 Ctrl-C finishes the step and saves."""
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Reads the flags and trains."""
+def main(argv: list[str] | None = None) -> int:
+    """Reads the flags and trains; the exit code is 0 if that is over, and `AGAIN` if it can go on."""
     parser = argparse.ArgumentParser(
         prog="python -m amt_jax.train",
         description="Trains a model on a dataset folder, or goes on with a run.",
@@ -74,7 +74,8 @@ def main(argv: list[str] | None = None) -> None:
             if getattr(config, name)}  # fmt: skip
     config = dataclasses.replace(config, **here)
     with connect(args.coordinator, args.processes, args.process, args.connect_timeout):
-        train(config, run, allow_config_change=args.allow_config_change)
+        over = train(config, run, allow_config_change=args.allow_config_change)
+    return 0 if over else AGAIN
 
 
 def load_config(name: str) -> dict[str, Any]:

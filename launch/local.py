@@ -133,7 +133,8 @@ def supervise(command: Sequence[str], environments: Sequence[Mapping[str, str]])
         return 0
     code = codes[failed[0]]
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    print(f"error: process {failed[0]} of {len(processes)} {how}", file=sys.stderr)
+    if code != AGAIN:  # then the process itself has said how to go on
+        print(f"error: process {failed[0]} of {len(processes)} {how}", file=sys.stderr)
     return code if code > 0 else 128 - code
 
 
@@ -155,6 +156,7 @@ def wait(processes: Sequence[subprocess.Popen], received: list[int]) -> list[int
         if time.monotonic() > deadline:
             for number, process in enumerate(processes):
                 if number not in codes:
+                    print(f"\nprocess {number} did not end in time and is killed", file=sys.stderr)
                     kill(process)
                     codes[number] = AGAIN
         time.sleep(0.05)

@@ -27,6 +27,7 @@ from amt_jax.parallel.cluster import FLAGS, Cluster, detect, split_address
 HEARTBEAT = 30  # seconds without a sign of life after which jax takes a host for lost
 AGAIN = 75  # exit code when nothing has to be put right: start the same command again (EX_TEMPFAIL of sysexits.h)
 PATIENCE = 2  # seconds in which the connection to a lost process must have told why a computation failed
+LAST_WORDS = 0.5  # seconds after which our line is the last that a process writes
 HELP = "start the same command again in every process: a training goes on from its last checkpoint"
 
 
@@ -213,6 +214,7 @@ class Peers:
         text = str(error) if isinstance(error, UserError | OSError) else f"{type(error).__name__}: {error}"
         line = text.partition("\n")[0][:1000]
         self._tell({} if isinstance(error, SharedError) else {"code": code, "text": f"{self._me} stopped: {line}"})
+        self._linger()
         _exit(code)
 
     def leave(self) -> None:
@@ -230,8 +232,16 @@ class Peers:
     def _end(self, message: dict) -> None:
         self._lock.acquire()  # for good: one thread has the last word
         self._tell(message)
+        if self._cluster.process:
+            time.sleep(LAST_WORDS)  # what jax writes about the same comes first
         os.write(2, f"\nerror: {message['text']}\n".encode())
+        self._linger()
         os._exit(message["code"])
+
+    def _linger(self) -> None:
+        # With process 0 goes jax's service, of which the jax of all others would write at length.
+        if self._cluster.process == 0:
+            time.sleep(2 * LAST_WORDS)
 
     def _tell(self, message: dict) -> None:
         for connection in self._connections:
