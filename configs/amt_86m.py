@@ -3,7 +3,9 @@
 Command:   python -m data_prep.midi --input=MIDI --output=DATASET --tokenizer=remi
            python -m amt_jax.train --config=amt_86m --config.dataset=DATASET --run=RUN
 Hardware:  one GPU with 24 GB or more; on a smaller one --config.batch_size=2 --config.accumulation=32.
-Expected:  PLACEHOLDER86
+Expected:  85.4 M parameters with 419 ids. Its 100,000 steps have not been measured yet; 20 steps of one row of 256
+           tokens of folk tunes on a CPU took the loss from 22.9 nats a token to 3 (guessing has 6.04), in float32
+           and 2.6 GB of memory.
 """
 
 from ml_collections import ConfigDict

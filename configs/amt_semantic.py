@@ -3,7 +3,9 @@
 Command:   python -m data_prep.midi --input=MIDI --output=DATASET --tokenizer=remi
            python -m amt_jax.train --config=amt_semantic --config.dataset=DATASET --run=RUN
 Hardware:  one GPU with 24 GB or more; on a smaller one --config.batch_size=4 --config.accumulation=8.
-Expected:  PLACEHOLDER24
+Expected:  24.0 M parameters, with 419 ids as with the report's 512; the report counts 23.4 M. Its 3,125 steps have not
+           been measured yet; 30 steps of one row of 256 tokens of folk tunes on a CPU took the loss from 23.1 nats a
+           token to 4 (guessing has 6.04), in float32 and 1.6 GB of memory.
 """
 
 from ml_collections import ConfigDict
