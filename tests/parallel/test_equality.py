@@ -97,6 +97,13 @@ def test_loss_gradients_and_parameters_equal_one_device(records, one_device, mes
         assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(a), name
 
 
+@pytest.mark.parametrize("mesh", [MeshConfig(4, 2, 1, 1), MeshConfig(2, 2, 2, 1), MeshConfig(2, 2, 1, 2)], ids=str)
+def test_no_activation_goes_to_where_a_table_lies(records, mesh, capfd):
+    """The compiler warns where it can only gather an array everywhere to cut it in another way."""
+    run(records, config(), mesh, make(True), 1)
+    assert "rematerialization" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_fifty_steps_of_adamw_keep_the_loss_curve(records, one_device, mesh):
     _, _, expected = one_device(config(), False, 50)
