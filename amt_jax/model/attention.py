@@ -86,6 +86,11 @@ def _blocks(length: int) -> list[tuple[int, int, int]]:
     return [(first, stop, (stop - first) // 128 if (stop - first) % 128 == 0 else 1) for first, stop in bounds]
 
 
+def blockwise_pairs(length: int) -> int:
+    """Pairs of query and key that `blockwise_attend` computes a head and row, the masked ones in its blocks included."""
+    return sum((stop - first) * stop for first, stop, _ in _blocks(length))
+
+
 def _scores(query, key, segments, row_segments, first):
     """Masked scores of a block of queries over a prefix of keys. -> [B, N, block, prefix] float32."""
     scores = jnp.einsum("BNTH,BNSH->BNTS", query, key, preferred_element_type=jnp.float32)

@@ -1,0 +1,329 @@
+"""Compiles a training for a TPU slice where there is no TPU, and says what it would take.
+
+    python -m launch.compile_check --config=amt_86m --topology=v5e:16x16
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from amt_jax.errors import UserError, near, run_command
+
+EPILOG = """\
+The programs are the ones that train and generate use: the step for the whole mesh, the reading of a prompt, and the
+loop that draws tokens. Bytes and operations are counted from what the compiler made of them, a chip, loops as often as
+they run. Times are estimates from the chip's datasheet, not measurements: between the slowest of products, memory and
+interconnect, if the other two hide behind it, and their sum, if nothing does. What vector units do (softmax, norms,
+random numbers) is in neither.
+
+--rows stays the same whatever the slice, so that a larger slice takes larger batches (weak scaling);
+--config.batch_size=N, rows of a microbatch over all chips, stands above it. Any field of the config can be overridden
+as for amt_jax.train, such as --config.mesh.fsdp=16."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Reads the flags, compiles, prints."""
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.compile_check",
+        description="Compiles a training ahead of time for a TPU slice, with no TPU attached.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", required=True, help="a config file, or the name of one in configs/")
+    parser.add_argument("--topology", required=True, help="v5e:16x16, v5p:4x4x4, v6e:8x8 and the like")
+    parser.add_argument("--rows", type=int, default=1, help="rows of each microbatch a chip holds (default: 1)")
+    parser.add_argument("--tokenizer", default="remi", help="the vocabulary (default: %(default)s)")
+    parser.add_argument("--condition-size", type=int, default=239, help="values of each condition (default: 239)")
+    parser.add_argument("--segments", type=int, default=16, help="pieces a row, at most (default: 16)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures there too, as json")
+    args, overrides = parser.parse_known_args(argv)
+    unknown = [word.split("=")[0] for word in overrides if word.startswith("-") and not word.startswith("--config.")]
+    if unknown:
+        known = ["--config", "--topology", "--rows", "--tokenizer", "--condition-size", "--segments", "--output", "--help"]
+        raise UserError(f"unknown flag {near(unknown[0], known)}")
+
+    report = check(
+        args.config,
+        args.topology,
+        overrides,
+        rows=args.rows,
+        tokenizer=args.tokenizer,
+        condition_size=args.condition_size,
+        segments=args.segments,
+    )
+    print("\n".join(lines(report)))
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """A compiled program on one chip.
+
+    Attributes:
+      name: which program.
+      arguments, results, shared, temporaries, code: bytes of main memory; shared are arguments that become results.
+      flops: of matrix products.
+      memory_bytes: read and written.
+      collectives: kind -> [count, bytes sent].
+      open_loops: loops counted once because their length depends on data.
+      compile_seconds: it took so long here.
+    """
+
+    name: str
+    arguments: int
+    results: int
+    shared: int
+    temporaries: int
+    code: int
+    flops: float
+    memory_bytes: float
+    collectives: dict[str, tuple[int, float]]
+    open_loops: int
+    compile_seconds: float
+
+    @property
+    def memory(self) -> int:
+        """Bytes of main memory taken while it runs."""
+        return self.arguments + self.results - self.shared + self.temporaries + self.code
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a training takes on a slice.
+
+    Attributes:
+      config, topology, overrides: as asked.
+      mesh: devices along each axis.
+      summary: the lines a run begins with.
+      parameters: numbers in the network.
+      tokens: a step.
+      formula_flops: of a step on all chips as blockwise attention executes it; see training.flops.
+      model_flops: of a step on all chips, nothing computed twice.
+      checkpoint: arrays, bytes in all, hosts, bytes that the busiest host writes.
+      programs: the compiled ones; the train step first.
+    """
+
+    config: str
+    topology: str
+    overrides: list[str]
+    mesh: dict[str, int]
+    summary: list[str]
+    parameters: int
+    tokens: int
+    formula_flops: float
+    model_flops: float
+    checkpoint: dict[str, int]
+    programs: list[Figures]
+
+
+def check(
+    config_name: str,
+    topology: str,
+    overrides: list[str],
+    *,
+    rows: int = 1,
+    tokenizer: str = "remi",
+    condition_size: int = 239,
+    segments: int = 16,
+) -> Report:
+    """Compiles the programs of a config for a slice; see `main` for the arguments."""
+    from launch.chips import slice_devices
+
+    devices = slice_devices(topology)
+    import jax
+
+    from amt_jax.model.conditioning import ConditionConfig
+    from amt_jax.model.transformer import TransformerConfig
+    from amt_jax.parallel.mesh import make_mesh
+    from amt_jax.tokens.symbolic import SymbolicTokenizer
+    from amt_jax.train import load_config, override
+    from amt_jax.training.config import TrainConfig
+    from amt_jax.training.flops import executed_flops, model_flops
+    from amt_jax.training.program import compile_step, make_program
+    from amt_jax.training.summary import summary
+
+    config = TrainConfig.from_json(override(load_config(config_name), overrides))
+    if not any(word.startswith("--config.batch_size") for word in overrides):
+        groups = len(devices) // (config.mesh.tensor * config.mesh.sequence)
+        config = dataclasses.replace(config, batch_size=max(rows * groups, 1))
+    spec = SymbolicTokenizer.create(tokenizer).spec
+    model = TransformerConfig(
+        vocab_size=spec.vocab_size,
+        num_streams=spec.num_streams,
+        context_length=config.context,
+        conditions=tuple(
+            ConditionConfig(name, condition_size, each.scale, each.dropout) for name, each in config.conditions.items()
+        ),
+        **dataclasses.asdict(config.model) | {"dtype": "bfloat16" if config.model.dtype == "auto" else config.model.dtype},
+    )
+    mesh = make_mesh(config.mesh, config.batch_size, model, devices)
+    program = make_program(config, model, spec, mesh, total_steps=10_000)
+    step = figures("train step", lambda: compile_step(program, model, config.rows_per_step, segments))
+    return Report(
+        config=config_name,
+        topology=topology,
+        overrides=overrides,
+        mesh=dict(mesh.shape),
+        summary=summary(program, config, model),
+        parameters=sum(x.size for x in jax.tree.leaves(program.model.shapes)),
+        tokens=config.rows_per_step * config.context,
+        formula_flops=executed_flops(model, config.rows_per_step),
+        model_flops=model_flops(model, config.rows_per_step),
+        checkpoint=checkpoint_layout(program.layout),
+        programs=[step],
+    )
+
+
+def figures(name: str, compiling) -> Figures:
+    """What a compiled program takes; UserError if it does not fit the chip."""
+    import jax
+
+    from launch.hlo import Program
+
+    begin = time.perf_counter()
+    try:
+        compiled = compiling()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"the {name} does not fit a chip's memory: {' '.join(str(error).split())[:300]}; "
+            "divide more with --config.mesh.fsdp, or take fewer --rows, or --config.model.remat=True"
+        ) from None
+    seconds = time.perf_counter() - begin
+    memory, totals = compiled.memory_analysis(), Program(compiled.as_text()).totals()
+    return Figures(
+        name=name,
+        arguments=memory.argument_size_in_bytes,
+        results=memory.output_size_in_bytes,
+        shared=memory.alias_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        code=memory.generated_code_size_in_bytes,
+        flops=totals.flops,
+        memory_bytes=totals.memory_bytes,
+        collectives={kind: (each.count, each.bytes) for kind, each in sorted(totals.collectives.items())},
+        open_loops=totals.open_loops,
+        compile_seconds=seconds,
+    )
+
+
+def checkpoint_layout(layout: Any) -> dict[str, int]:
+    """Which host writes how much of a checkpoint: of each part of an array the first device that holds it."""
+    import collections
+    import math
+
+    import jax
+
+    written = collections.Counter()
+    leaves = jax.tree.leaves(layout)
+    for leaf in leaves:
+        size = math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        owners = {}
+        for device, index in leaf.sharding.devices_indices_map(leaf.shape).items():
+            owners.setdefault(str(index), device.process_index)
+        for host in owners.values():
+            written[host] += size
+    return {
+        "arrays": len(leaves),
+        "bytes": written.total(),
+        "hosts": len({device.process_index for device in leaves[0].sharding.device_set}),
+        "writing_hosts": len(written),
+        "busiest_host": max(written.values()),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Seconds that a program's parts take by a chip's datasheet."""
+
+    compute: float
+    memory: float
+    interconnect: float
+
+    @property
+    def fastest(self) -> float:
+        """If the two shorter hide behind the longest."""
+        return max(self.compute, self.memory, self.interconnect)
+
+    @property
+    def slowest(self) -> float:
+        """If nothing hides behind anything."""
+        return self.compute + self.memory + self.interconnect
+
+
+def estimate(program: Figures, topology: str) -> Estimate:
+    """What a program takes by the datasheet of a topology's chip."""
+    from launch.chips import chip
+
+    hardware = chip(topology)
+    sent = sum(size for _, size in program.collectives.values())
+    return Estimate(
+        program.flops / hardware.peak,
+        program.memory_bytes / hardware.memory_bandwidth,
+        sent / hardware.interconnect,
+    )
+
+
+def utilisation(report: Report) -> tuple[float, float]:
+    """Model FLOPs utilisation of the train step, at least and at most, by the estimate."""
+    from launch.chips import chip
+
+    chips = 1
+    for size in report.mesh.values():
+        chips *= size
+    time = estimate(report.programs[0], report.topology)
+    ideal = report.model_flops / chips / chip(report.topology).peak
+    return ideal / time.slowest, ideal / time.fastest
+
+
+def lines(report: Report) -> list[str]:
+    """The report for people."""
+    import math
+
+    from amt_jax.training.summary import size_of
+    from launch.chips import chip
+
+    hardware, layout = chip(report.topology), report.checkpoint
+    chips = math.prod(report.mesh.values())
+    found = [
+        *report.summary,
+        f"checkpoint: {layout['arrays']} arrays, {size_of(layout['bytes'])}; {layout['writing_hosts']} of "
+        f"{layout['hosts']} hosts write, the busiest {size_of(layout['busiest_host'])}",
+    ]
+    for each in report.programs:
+        time = estimate(each, report.topology)
+        found += [
+            f"{each.name}: compiled in {each.compile_seconds:.0f} s",
+            f"  memory a chip: {size_of(each.memory)} of {size_of(hardware.memory)}: arguments {size_of(each.arguments)}, "
+            f"temporaries {size_of(each.temporaries)}, results of their own {size_of(each.results - each.shared)}, "
+            f"code {size_of(each.code)}",
+            f"  operations a chip: {each.flops / 1e12:.3f} TFLOP in products, {size_of(each.memory_bytes)} through memory",
+            *(
+                f"  interconnect a chip: {kind} {count:,} x, {size_of(size)} sent"
+                for kind, (count, size) in each.collectives.items()
+            ),
+            f"  estimate, not measured: {time.fastest * 1e3:.3g} to {time.slowest * 1e3:.3g} ms (products "
+            f"{time.compute * 1e3:.3g}, memory {time.memory * 1e3:.3g}, interconnect {time.interconnect * 1e3:.3g})",
+        ]
+    low, high = utilisation(report)
+    time = estimate(report.programs[0], report.topology)
+    counted = report.programs[0].flops * chips
+    found += [
+        f"a step by formula: {report.formula_flops / 1e12:.2f} TFLOP executed (counted {counted / 1e12:.2f}, "
+        f"{counted / report.formula_flops - 1:+.1%}), {report.model_flops / 1e12:.2f} of the model",
+        f"estimated {report.tokens / time.slowest:,.0f} to {report.tokens / time.fastest:,.0f} tokens/s, "
+        f"model FLOPs utilisation {low:.0%} to {high:.0%}",
+    ]
+    return found
+
+
+if __name__ == "__main__":
+    run_command(main)
