@@ -142,7 +142,8 @@ def _blockwise_forward(query, key, value, segments):
 
 
 def _blockwise_backward(saved, grad):
-    query, key, value, segments, output, normalizer = saved
+    # Without the barrier the compiler finds these scores to be the forward pass's and keeps all of those instead.
+    query, key, value, segments, output, normalizer = jax.lax.optimization_barrier(saved)
     overlap = jnp.sum(grad.astype(jnp.float32) * output.astype(jnp.float32), axis=-1, keepdims=True)
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     d_query, d_key, d_value = [], jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32)
