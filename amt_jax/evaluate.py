@@ -26,14 +26,19 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of generation and intervals (default: %(default)s)")
     parser.add_argument("--checkpoint", default="best", help="best, last or a step (default: %(default)s)")
+    parser.add_argument(
+        "--mesh", default="", help="devices that share the work: data=4, tensor=2 or fsdp=2 (default: one)"
+    )
     flags = vars(parser.parse_args(argv))
     if flags["count"] < 1:
         raise UserError(f"--count is {flags['count']}; it must be at least 1")
 
     from amt_jax.evaluation.report import NAMES
     from amt_jax.evaluation.run import evaluate_run
+    from amt_jax.parallel.mesh import MeshConfig
     from amt_jax.training.run_folder import RunFolder
 
+    flags["mesh"] = MeshConfig.parse(flags["mesh"])
     report = evaluate_run(RunFolder(flags.pop("run")), **flags)
     print(*report.summary(), sep="\n")
     print(f"report: {flags['output']}/{NAMES[-1]}")

@@ -59,17 +59,24 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--audio", choices=["wav", "mp3", "flac", "none"], default="wav", help="sound beside each MIDI")
     parser.add_argument("--pictures", action=argparse.BooleanOptionalAction, default=True, help="a piano roll of each")
     parser.add_argument("--max_batch", type=int, default=32, help="pieces made together (default 32)")
+    parser.add_argument(
+        "--mesh",
+        default="",
+        help="devices that share the work: data=4 (pieces), tensor=2 or fsdp=2 (a large model); default: one",
+    )
     return parser
 
 
 def main() -> None:
     args = make_parser().parse_args([underscored(word) for word in sys.argv[1:]])
+    from amt_jax.parallel.mesh import MeshConfig
     from amt_jax.sampling.generator import Generator, same_platform
     from amt_jax.training.run_folder import RunFolder
 
     if args.output.exists() and not args.output.is_dir():
         raise UserError(f"{args.output} is a file; name a folder with --output")
-    generator = Generator(RunFolder(args.run), args.checkpoint, max_batch=args.max_batch)
+    mesh = MeshConfig.parse(args.mesh)
+    generator = Generator(RunFolder(args.run), args.checkpoint, max_batch=args.max_batch, mesh=mesh)
     names = ("composer", "count", "prompt", "prompt_beats", "prompt_tokens", *SETTINGS)
     asked = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.replay:

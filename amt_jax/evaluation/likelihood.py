@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from amt_jax.data.pipeline import Records, Rows, batches
@@ -21,6 +22,9 @@ from amt_jax.data.plan import EvalPlan
 from amt_jax.evaluation.metrics import Estimate, bootstrap
 from amt_jax.model.params import abstract_model
 from amt_jax.model.transformer import Transformer, TransformerConfig
+from amt_jax.parallel.attention import placement
+from amt_jax.parallel.mesh import one_device, put_batch
+from amt_jax.parallel.processes import gather, is_first
 from amt_jax.tokens.spec import TokenSpec
 
 _TOKENS_A_BATCH = 8192
@@ -60,11 +64,12 @@ class Likelihood:
     types: dict[str, TypeScore]
 
 
-@functools.partial(jax.jit, static_argnames="graph")
-def score_targets(graph: Any, params: Any, batch: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.jit, static_argnames=("graph", "mesh"))
+def score_targets(graph: Any, params: Any, batch: dict[str, Any], mesh: Mesh) -> tuple[jax.Array, jax.Array]:
     """Nats of every target and whether it was the likeliest id. A batch of the pipeline -> [B, T, K] float32, bool."""
     model: Transformer = nnx.merge(graph, params)
-    logits = model(batch["inputs"], batch["positions"], batch["segments"], batch["conditions"])  # [B, T, K, V]
+    inputs = (batch[name] for name in ("inputs", "positions", "segments", "conditions"))
+    logits = model(*inputs, placement=placement(mesh))  # [B, T, K, V]
     targets = batch["targets"]
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - chosen, jnp.argmax(logits, axis=-1) == targets
@@ -75,6 +80,7 @@ def evaluate_likelihood(
     params: Any,
     records: Records,
     *,
+    mesh: Mesh | None = None,
     conditioned: bool = True,
     seconds: np.ndarray | None = None,
     seed: int = 0,
@@ -82,10 +88,13 @@ def evaluate_likelihood(
 ) -> Likelihood:
     """Scores every target of every record once, in windows that slide by half a context.
 
+    Several processes share the work and all return the whole.
+
     Args:
       config: the model's.
-      params: its parameters.
+      params: its parameters, on `mesh`.
       records: the split; the ids of its conditions are those of `records.card`.
+      mesh: devices of this process, its first one if not given.
       conditioned: whether the model is told the conditions; False sets all to null.
       seconds: length of each piece's music, for bits_per_second. [P]
       seed: of the bootstrap.
@@ -94,18 +103,21 @@ def evaluate_likelihood(
     graph = abstract_model(config).graph
     spec, context = records.card.spec, config.context_length
     plan = EvalPlan(records.lengths, context, max(1, context // 2))
-    batch_size = max(1, min(_TOKENS_A_BATCH // context, len(plan.rows)))
+    mesh = mesh or one_device()
+    processes, process = jax.process_count(), jax.process_index()
+    groups = mesh.shape["data"] * mesh.shape["fsdp"]
+    batch_size = groups * max(1, min(_TOKENS_A_BATCH // context, -(-len(plan.rows) // processes) // groups))
+    total, mine = processes * batch_size, range(process * batch_size, (process + 1) * batch_size)
     types, notes = spec.type_ids(), notes_per_id(spec)
     names = [condition.name for condition in config.conditions]
     # Column by column: nats, targets, correct targets, notes. [P, 4] and [types, 3]
     by_piece, by_type = np.zeros((len(records), 4)), np.zeros((len(spec.ranges), 3))
-    with tqdm(total=len(plan.rows), desc=title, unit="row", disable=None) as progress:
-        for index, batch in enumerate(batches(Rows(records, plan), batch_size)):
-            conditions = {name: batch["conditions"][name] * conditioned for name in names}
-            keys = ("inputs", "positions", "segments", "targets")
-            fed = {key: batch[key] for key in keys} | {"conditions": conditions}
-            nats, correct = jax.device_get(score_targets(graph, params, fed))
-            first = index * batch_size
+    with tqdm(total=len(plan.rows), desc=title, unit="row", disable=None if is_first() else True) as progress:
+        for index, batch in enumerate(batches(Rows(records, plan, conditions=names), total, slots=mine)):
+            conditions = {name: ids * conditioned for name, ids in batch["conditions"].items()}
+            fed = put_batch(batch | {"conditions": conditions}, mesh, batch_size)
+            nats, correct = jax.device_get(score_targets(graph, params, fed, mesh))
+            first = index * total + process * batch_size
             records_of = np.zeros((batch_size, plan.max_segments + 1), np.int64)  # by row and segment
             for row in range(batch_size):
                 for segment, span in enumerate(plan.row(first + row)[1]):
@@ -118,7 +130,8 @@ def evaluate_likelihood(
                 np.add.at(by_piece[:, column], pieces, values.sum(axis=1))
                 if column < 3:
                     np.add.at(by_type[:, column], types[targets], values)
-            progress.update(min(batch_size, len(plan.rows) - first))
+            progress.update(min(total, len(plan.rows) - index * total))
+    by_piece, by_type = (gather(x).sum(axis=0) for x in (by_piece, by_type))
 
     def per(column: int, over: np.ndarray, scale: float = 1.0, most: float = math.inf) -> Estimate:
         pairs = np.stack([by_piece[:, column] * scale, over], axis=1)

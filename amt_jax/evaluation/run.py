@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from symusic import Score
 from tqdm import tqdm
@@ -30,6 +31,8 @@ from amt_jax.model.params import fingerprint
 from amt_jax.music import midi
 from amt_jax.music.features import excerpt, features
 from amt_jax.music.render import AUDIO_FORMATS, piano_roll_png, save_audio
+from amt_jax.parallel.mesh import ONE_DEVICE, MeshConfig, local_mesh
+from amt_jax.parallel.processes import is_first
 from amt_jax.sampling.sampler import Request, Sampler
 from amt_jax.sampling.settings import GenerationSettings
 from amt_jax.tokens.grammar import Grammar
@@ -59,8 +62,11 @@ def evaluate_run(
     seconds: float = 30.0,
     seed: int = 0,
     checkpoint: str = "best",
+    mesh: MeshConfig = ONE_DEVICE,
 ) -> Report:
     """Evaluates a run and writes the report, with the samples beside it, into `output`.
+
+    Several processes share the scoring; each makes the same music, and the first one writes.
 
     Args:
       run: the run folder.
@@ -72,20 +78,22 @@ def evaluate_run(
       seconds: length of generated pieces; samples and real pieces are compared over their first so many seconds.
       seed: of the generation and the bootstrap.
       checkpoint: "best", "last" or a step.
+      mesh: the devices of a process that share its work.
     """
     settings = GenerationSettings(seconds=seconds, seed=seed)
     card, tokenizer = run.card, run.tokenizer
     folder = dataset or run.config.dataset
     records = open_records(run, folder, split, named=bool(dataset))
     given = load_samples(samples) if samples else None
-    config, params = run.load_model(checkpoint)
+    devices = local_mesh(mesh, run.model_config)
+    config, params = run.load_model(checkpoint, devices)
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
 
     real = [tokenizer.decode(records[i].ids) for i in tqdm(range(len(records)), desc="reading", disable=None)]
     lengths = np.array([features(score).seconds for score in real])
     names = [condition.name for condition in config.conditions]
-    score = {"seconds": lengths, "seed": seed}
+    score = {"seconds": lengths, "seed": seed, "mesh": devices}
     if names:
         label = " and ".join(names)
         likelihoods = {
@@ -97,7 +105,7 @@ def evaluate_run(
     else:
         likelihoods = {"model": evaluate_likelihood(config, params, records, **score)}
 
-    sampler = Sampler(config, params, card.spec, Grammar.create(card.spec, tokenizer.names))
+    sampler = Sampler(config, params, card.spec, Grammar.create(card.spec, tokenizer.names), mesh=devices)
     if given is None:
         # Asked for what the real pieces are, so that both sets are of one mixture.
         order = np.random.default_rng(seed).permutation(len(records))
@@ -110,7 +118,7 @@ def evaluate_run(
         ]
     # A model whose logits are all equal: the grammar alone decides what is possible. Such music is thin, and a few
     # notes are in one scale by chance: so it is as long in tokens as real music, not in seconds.
-    blind = Sampler(config, jax.tree.map(np.zeros_like, params), card.spec, sampler.grammar)
+    blind = Sampler(config, jax.tree.map(jnp.zeros_like, params), card.spec, sampler.grammar, mesh=devices)
     tokens = max(1, round(records.lengths.sum() / max(lengths.sum(), 1.0) * seconds))
     anything = GenerationSettings(
         seconds=36_000, max_tokens=min(tokens, 65_536), temperature=1, top_k=0, top_p=1, seed=seed
@@ -142,10 +150,11 @@ def evaluate_run(
         likelihoods=likelihoods,
         sets=sets,
         comparisons=compare({name: sets[name] for name in ("samples", "random")}, sets["real"], seed=seed),
-        pieces=save_pieces(given, output),
+        pieces=save_pieces(given, output) if is_first() else [],
         history=read_history(run.metrics_path),
     )
-    report.save(output)
+    if is_first():
+        report.save(output)
     return report
 
 

@@ -178,22 +178,35 @@ def _blockwise_backward(saved, grad):
 _blockwise.defvjp(_blockwise_forward, _blockwise_backward)
 
 
-def cached_attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
-    """Attention of one new token a row over its cache.
+def cached_attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    cache: tuple[jax.Array, jax.Array],
+    index: jax.Array,
+    mask: jax.Array,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Attention of one new token a row over its cache, to which it is added.
 
     Args:
       query: [B, N, H].
-      key, value: [B · K, S, H]; rows and heads share an axis because XLA's CPU compiler copies the whole cache in every
-        step when it has to drop a batch axis of 1 between the write and the product.
-      mask: [B, S] bool, the slots to attend to.
+      key, value: [B, K, H] of the same token.
+      cache: keys and values [B · K, S, H]; rows and heads share an axis because XLA's CPU compiler copies the whole
+        cache in every step when it has to drop a batch axis of 1 between the write and the product.
+      index: the slot that the new key and value take, one for all rows.
+      mask: [B, S] bool, the slots to attend to, `index` included.
 
     Returns:
-      [B, N, H].
+      [B, N, H] and the cache with slot `index` filled.
     """
     batch, num_heads, head_dim = query.shape
-    rows = key.shape[0]
+    keys, values = cache = tuple(
+        jax.lax.dynamic_update_slice_in_dim(old, new.reshape(-1, 1, head_dim).astype(old.dtype), index, axis=1)
+        for old, new in zip(cache, (key, value), strict=True)
+    )
+    rows = keys.shape[0]
     grouped = query.reshape(rows, -1, head_dim) * head_dim**-0.5
-    scores = jnp.einsum("RGH,RSH->RGS", grouped, key, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("RGH,RSH->RGS", grouped, keys, preferred_element_type=jnp.float32)
     mask = jnp.repeat(mask, rows // batch, axis=0)[:, None]
-    weights = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1).astype(value.dtype)
-    return jnp.einsum("RGS,RSH->RGH", weights, value).reshape(batch, num_heads, head_dim)
+    weights = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1).astype(values.dtype)
+    return jnp.einsum("RGS,RSH->RGH", weights, values).reshape(batch, num_heads, head_dim), cache

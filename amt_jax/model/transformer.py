@@ -81,11 +81,13 @@ class Placement(NamedTuple):
     """How the network runs on the devices it runs on; the default suits one.
 
     Attributes:
-      attend: the attention to use.
+      attend: attention of whole sequences.
+      cached_attend: attention of a new token a row, see attention.cached_attend.
       constrain: (x, its logical axes) -> x; where activations should lie.
     """
 
     attend: Attend = blockwise_attend
+    cached_attend: Callable = cached_attend
     constrain: Callable[..., jax.Array] = lambda x, *axes: x
 
 
@@ -184,15 +186,12 @@ class Layer(nnx.Module):
         fed = self.feed_forward(self.feed_forward_norm(x))
         return placement.constrain(x + dropout(fed, self.dropout, keys[1]), "batch", "time"), (key, value)
 
-    def step(self, x, rotary, cache, index, mask):
+    def step(self, x, rotary, cache, index, mask, placement: Placement):
         """One token a row. x [B, D], cache key and value [B · K, S, H], written at slot `index` -> x, cache."""
         query, key, value = self.attention.project(self.attention_norm(x), rotary)
-        cache = tuple(
-            jax.lax.dynamic_update_slice_in_dim(old, new.reshape(-1, 1, new.shape[-1]).astype(old.dtype), index, axis=1)
-            for old, new in zip(cache, (key, value), strict=True)
-        )
-        x = x + self.attention.merge(cached_attend(query, *cache, mask).astype(x.dtype))
-        return x + self.feed_forward(self.feed_forward_norm(x)), cache
+        mixed, cache = placement.cached_attend(query, key, value, cache, index, mask)
+        x = x + self.attention.merge(mixed.astype(x.dtype))
+        return placement.constrain(x + self.feed_forward(self.feed_forward_norm(x)), "batch"), cache
 
 
 class Transformer(nnx.Module):
@@ -254,7 +253,7 @@ class Transformer(nnx.Module):
             caches.append(cache)
         return self.norm(x), caches
 
-    def step(self, tokens, positions, conditions, cache, index, mask):
+    def step(self, tokens, positions, conditions, cache, index, mask, placement: Placement = ONE_DEVICE):
         """One decoding step.
 
         Args:
@@ -264,6 +263,7 @@ class Transformer(nnx.Module):
           cache: a (key, value) of [B · K, S, H] a layer.
           index: the slot that the new keys and values take, one for all rows.
           mask: [B, S] bool, the slots a row may attend to, `index` included.
+          placement: how it runs on the devices at hand.
 
         Returns:
           logits [B, K, V] float32 and the cache with slot `index` filled.
@@ -272,7 +272,7 @@ class Transformer(nnx.Module):
         rotary = rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
         caches = []
         for layer, layer_cache in zip(self.layers, cache, strict=True):
-            x, layer_cache = layer.step(x, rotary, layer_cache, index, mask)
+            x, layer_cache = layer.step(x, rotary, layer_cache, index, mask, placement)
             caches.append(layer_cache)
         return self.logits(self.norm(x)), caches
 

@@ -1,30 +1,59 @@
-"""Attention on a mesh: rows and heads stay where they are, the time axis is exchanged for heads and back."""
+"""Attention on a mesh: each device has rows and heads of its own; time is exchanged for heads and back."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+
 import jax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from amt_jax.model.attention import Attend, blockwise_attend, repeat_heads
-from amt_jax.parallel.mesh import RULES
+from amt_jax.model.attention import Attend, blockwise_attend, cached_attend, repeat_heads
+from amt_jax.model.transformer import ONE_DEVICE, Placement
+from amt_jax.parallel.mesh import constrain, spec
+
+TRAINED = ("batch", "time", "heads")  # queries, keys and values of a whole sequence
+DECODED = ("batch", "heads")  # of one token a row
+CACHE = ("batch_heads",)  # keys and values of the cache: a device's rows and heads, device by device
 
 
-def mesh_attend(mesh: Mesh, attend: Attend = blockwise_attend) -> Attend:
+@functools.cache
+def placement(mesh: Mesh) -> Placement:
+    """How a network runs on `mesh`."""
+    if mesh.size == 1:
+        return ONE_DEVICE
+    cache = CACHE, CACHE
+    return Placement(
+        attend=mesh_attend(mesh, blockwise_attend),
+        cached_attend=by_device(
+            mesh, cached_attend, (DECODED, DECODED, DECODED, cache, (), ("batch",)), (DECODED, cache)
+        ),
+        constrain=functools.partial(constrain, mesh),
+    )
+
+
+def by_device(mesh: Mesh, function: Callable, inputs: Sequence, outputs: Sequence) -> Callable:
+    """`function` of what each device has of arrays that lie by these logical axes (trees of tuples of names)."""
+    if mesh.size == 1:
+        return function
+
+    def specs(axes):
+        names = all(axis is None or isinstance(axis, str) for axis in axes)
+        return spec(*axes) if names else tuple(map(specs, axes))
+
+    return jax.shard_map(function, mesh=mesh, in_specs=specs(inputs), out_specs=specs(outputs), check_vma=False)
+
+
+def mesh_attend(mesh: Mesh, attend: Attend) -> Attend:
     """`attend` for arrays that lie on `mesh`, with the same result.
 
     Rows are independent, and so are heads. Along the mesh axis `sequence` each device holds a stretch of time of all
     its heads; an all-to-all gives it all time of a part of them, and another brings the result back (DeepSpeed-Ulysses,
     Jacobs et al. 2023). What a device holds stays proportional to T / sequence.
     """
-    if mesh.size == 1:
-        return attend
     parts = mesh.shape["sequence"]
-    rows = PartitionSpec(RULES["batch"], RULES["time"])
-    heads = PartitionSpec(RULES["batch"], RULES["time"], RULES["heads"])
 
-    def local(query, key, value, segments):
-        if parts == 1:
-            return attend(query, key, value, segments)
+    def exchanging(query, key, value, segments):
         if key.shape[2] % parts:
             key, value = (repeat_heads(x, query.shape[2]) for x in (key, value))
         query, key, value = (
@@ -34,4 +63,5 @@ def mesh_attend(mesh: Mesh, attend: Attend = blockwise_attend) -> Attend:
         mixed = attend(query, key, value, segments)
         return jax.lax.all_to_all(mixed, "sequence", split_axis=1, concat_axis=2, tiled=True)
 
-    return jax.shard_map(local, mesh=mesh, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False)
+    inputs = TRAINED, TRAINED, TRAINED, ("batch", "time")
+    return by_device(mesh, exchanging if parts > 1 else attend, inputs, TRAINED)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from amt_jax.errors import UserError
+from amt_jax.errors import UserError, near
 from amt_jax.model.transformer import TransformerConfig
 
 AXES = ("data", "fsdp", "tensor", "sequence")
@@ -48,8 +48,24 @@ class MeshConfig:
     tensor: int
     sequence: int
 
+    @classmethod
+    def parse(cls, text: str) -> MeshConfig:
+        """From "data=2,tensor=4", what is left out being 1; UserError for anything else."""
+        sizes = dict.fromkeys(AXES, 1)
+        for word in filter(None, text.split(",")):
+            axis, _, size = word.partition("=")
+            if axis not in AXES:
+                raise UserError(f"unknown mesh axis {near(axis, list(AXES))}; a mesh is given as data=2,tensor=4")
+            if not size.isdecimal():
+                raise UserError(f"mesh axis {axis} has {size!r} devices; a mesh is given as data=2,tensor=4")
+            sizes[axis] = int(size)
+        return cls(**sizes)
+
     def __str__(self):
         return " x ".join(f"{axis} {size}" for axis, size in dataclasses.asdict(self).items())
+
+
+ONE_DEVICE = MeshConfig(1, 1, 1, 1)
 
 
 def make_mesh(
@@ -68,7 +84,7 @@ def make_mesh(
     devices = list(jax.devices() if devices is None else devices)
     rest = config.fsdp * config.tensor * config.sequence
     if min(rest, config.fsdp, config.tensor, config.sequence) < 1 or config.data < -1 or config.data == 0:
-        raise UserError(f"config.mesh is {config}; an axis has at least 1 device (or -1 for data: all)")
+        raise UserError(f"the mesh is {config}; an axis has at least 1 device (or -1 for data: all)")
     data = config.data
     if data == -1:
         most = len(devices) // rest
@@ -78,7 +94,7 @@ def make_mesh(
     if data * rest > len(devices) or (processes > 1 and data * rest < len(devices)):
         count = f"{len(devices)} device{'s' * (len(devices) > 1)}"
         several = f" of {processes} processes, which take part all or none" if processes > 1 else ""
-        raise UserError(f"config.mesh is {config} = {data * rest} devices, but there are {count}{several}")
+        raise UserError(f"the mesh is {config} = {data * rest} devices, but there are {count}{several}")
     for axes, parts, field, size in (
         ("data x fsdp", data * config.fsdp, "config.batch_size", batch_size),
         ("fsdp", config.fsdp, "config.model.d_model", model.d_model),
@@ -90,16 +106,33 @@ def make_mesh(
         if size % parts:
             fitting = [n for n in range(1, size + 1) if size % n == 0 and n <= len(devices)]
             raise UserError(
-                f"config.mesh {axes} = {parts} does not divide {field} {size}; "
+                f"the mesh's {axes} = {parts} does not divide {field} {size}; "
                 f"{', '.join(map(str, fitting))} would, or a multiple of {parts} for {field}"
             )
     shape = dataclasses.astuple(config)
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[: data * rest])
 
 
+def one_device() -> Mesh:
+    """The mesh of this process's first device."""
+    return jax.make_mesh((1,) * len(AXES), AXES, (AxisType.Auto,) * len(AXES), devices=jax.local_devices()[:1])
+
+
+def local_mesh(config: MeshConfig, model: TransformerConfig) -> Mesh:
+    """A mesh of this process's devices, for generation and evaluation; UserError if it does not fit."""
+    if config.sequence != 1 or config.data < 1:
+        raise UserError(f"the mesh is {config}; here data is a number of devices, and time is not cut")
+    return make_mesh(config, config.data * config.fsdp, model, jax.local_devices())
+
+
+def spec(*axes: str | None) -> PartitionSpec:
+    """How an array with these logical axes is cut; trailing ones may be left out. Without any: not at all."""
+    return PartitionSpec(*(RULES.get(axis) for axis in axes))
+
+
 def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
-    """Where an array with these logical axes lies; trailing ones may be left out. Without any: whole everywhere."""
-    return NamedSharding(mesh, PartitionSpec(*(RULES.get(axis) for axis in axes)))
+    """Where an array with these logical axes lies."""
+    return NamedSharding(mesh, spec(*axes))
 
 
 def constrain(mesh: Mesh, x: jax.Array, *axes: str | None) -> jax.Array:

@@ -18,15 +18,19 @@ _BYTES = 1024  # of a problem that is passed on
 
 def agree(problem: str = "") -> None:
     """Waits for all processes; if any has a problem, raises UserError in all of them."""
-    if jax.process_count() == 1:
-        problems = [problem]
-    else:
-        text = problem.encode()[:_BYTES]
-        table = multihost_utils.process_allgather(np.frombuffer(text.ljust(_BYTES, b"\0"), np.uint8))
-        problems = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in table]
+    table = gather(np.frombuffer(problem.encode()[:_BYTES].ljust(_BYTES, b"\0"), np.uint8))
+    problems = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in table]
     for process, found in enumerate(problems):
         if found:
             raise UserError(f"process {process}: {found}" if len(problems) > 1 else found)
+
+
+def gather(x: np.ndarray) -> np.ndarray:
+    """An array of the same shape from each process, bit for bit. [...] -> [processes, ...]"""
+    if jax.process_count() == 1:
+        return x[None]
+    data = np.frombuffer(np.ascontiguousarray(x).tobytes(), np.uint8)  # jax would make float64 float32
+    return np.stack([row.view(x.dtype).reshape(x.shape) for row in multihost_utils.process_allgather(data)])
 
 
 @contextlib.contextmanager

@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from amt_jax.parallel.attention import CACHE, by_device
 
 Cache = list[tuple[jax.Array, jax.Array]]  # a (key, value) of [B · K, S, H] a layer
 
 
-def fill(layers: list[tuple[jax.Array, jax.Array]], slots: int) -> Cache:
-    """A cache of `slots` that begins with the keys and values of a prompt, each [B, T, K, H]."""
+def fill(layers: list[tuple[jax.Array, jax.Array]], slots: int, mesh: Mesh) -> Cache:
+    """A cache of `slots` on `mesh` that begins with the keys and values of a prompt, each [B, T, K, H]."""
 
     def place(x):
         flat = x.transpose(0, 2, 1, 3).reshape(-1, x.shape[1], x.shape[3])
         return jnp.pad(flat, ((0, 0), (0, slots - x.shape[1]), (0, 0)))
 
+    place = by_device(mesh, place, [("batch", None, "heads")], CACHE)
     return [(place(key), place(value)) for key, value in layers]
 
 

@@ -19,6 +19,7 @@ from amt_jax import __version__
 from amt_jax.errors import UserError
 from amt_jax.model.params import fingerprint
 from amt_jax.music import midi
+from amt_jax.parallel.mesh import ONE_DEVICE, MeshConfig, local_mesh
 from amt_jax.sampling import order as ordering
 from amt_jax.sampling.order import Order
 from amt_jax.sampling.sampler import Bucket, Request, Result, Sampler
@@ -80,18 +81,20 @@ class Generator:
       run: the run folder.
       step: which checkpoint: "best", "last" or a number.
       max_batch: pieces made together.
+      mesh: the devices that share the work.
     """
 
-    def __init__(self, run: RunFolder, step: str | int = "best", *, max_batch: int = 32):
+    def __init__(self, run: RunFolder, step: str | int = "best", *, max_batch: int = 32, mesh: MeshConfig = ONE_DEVICE):
         if max_batch < 1:
             raise UserError(f"max_batch is at least 1, not {max_batch}")
         self.card, self.tokenizer = run.card, run.tokenizer
         if self.tokenizer.spec != self.card.spec:
             raise UserError(f"run folder {run.path}: tokenizer.json and dataset.json do not belong together")
-        self.config, params = run.load_model(step)
+        devices = local_mesh(mesh, run.model_config)
+        self.config, params = run.load_model(step, devices)
         self.checkpoint = fingerprint(params)
         grammar = Grammar.create(self.card.spec, self.tokenizer.names)
-        self.sampler = Sampler(self.config, params, self.card.spec, grammar, max_batch=max_batch)
+        self.sampler = Sampler(self.config, params, self.card.spec, grammar, max_batch=max_batch, mesh=devices)
 
     def orders(self, values: Mapping[str, Any]) -> list[Order]:
         """Orders for this run; see `order.make_orders`."""

@@ -17,10 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
+from amt_jax.errors import UserError
 from amt_jax.model.conditioning import NULL
 from amt_jax.model.params import abstract_model
 from amt_jax.model.transformer import Transformer, TransformerConfig
+from amt_jax.parallel.attention import CACHE, placement
+from amt_jax.parallel.mesh import constrain, one_device, parameter_shardings, sharding
 from amt_jax.sampling import cache, constraints
 from amt_jax.sampling.filters import Controls, noise, penalize, sample
 from amt_jax.sampling.guidance import guide
@@ -117,8 +121,8 @@ class Plan(NamedTuple):
     end: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "slots"))
-def prefill(graph, params, conditions, window, first, *, slots):
+@functools.partial(jax.jit, static_argnames=("graph", "slots", "mesh"))
+def prefill(graph, params, conditions, window, first, *, slots, mesh):
     """Reads a prompt [B, P] whose rows begin at slots `first`: the cache of `slots`, logits of the next [G · B, V]."""
     model: Transformer = nnx.merge(graph, params)
     slot = jnp.arange(window.shape[1])
@@ -126,8 +130,8 @@ def prefill(graph, params, conditions, window, first, *, slots):
     positions = jnp.maximum(slot - first[:, None], 0)
     branches = logits_rows(conditions, window) // window.shape[0]
     tokens, positions, segments = (jnp.tile(x, (branches, 1)) for x in (window, positions, segments))
-    hidden, layers = model.hidden(tokens[..., None], positions, segments, conditions)
-    return cache.fill(layers, slots), model.logits(hidden[:, -1])[:, 0]
+    hidden, layers = model.hidden(tokens[..., None], positions, segments, conditions, placement=placement(mesh))
+    return cache.fill(layers, slots, mesh), constrain(mesh, model.logits(hidden[:, -1])[:, 0], "batch")
 
 
 def logits_rows(conditions, window):
@@ -135,8 +139,12 @@ def logits_rows(conditions, window):
     return next(iter(conditions.values())).shape[0] if conditions else window.shape[0]
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "grammar", "candidates", "pad"), donate_argnames=("state",))
-def decode(graph, params, plan: Plan, state: DecodeState, stop, *, grammar: Grammar, candidates, pad) -> DecodeState:
+@functools.partial(
+    jax.jit, static_argnames=("graph", "grammar", "candidates", "pad", "mesh"), donate_argnames=("state",)
+)
+def decode(
+    graph, params, plan: Plan, state: DecodeState, stop, *, grammar: Grammar, candidates, pad, mesh: Mesh
+) -> DecodeState:
     """Samples tokens until `stop` of them, a full window, or the end of every row."""
     model: Transformer = nnx.merge(graph, params)
     batch, slots = state.window.shape
@@ -160,7 +168,9 @@ def decode(graph, params, plan: Plan, state: DecodeState, stop, *, grammar: Gram
         tokens, positions, mask = (
             jnp.tile(x, (branches,) + (1,) * (x.ndim - 1)) for x in (token, state.index - state.first, mask)
         )
-        logits, filled = model.step(tokens[:, None], positions, plan.conditions, state.cache, state.index, mask)
+        logits, filled = model.step(
+            tokens[:, None], positions, plan.conditions, state.cache, state.index, mask, placement(mesh)
+        )
         return DecodeState(
             cache=filled,
             logits=logits[:, 0],
@@ -174,7 +184,18 @@ def decode(graph, params, plan: Plan, state: DecodeState, stop, *, grammar: Gram
             clock=grammar.advance(state.clock, token, jnp),
         )
 
-    return jax.lax.while_loop(unfinished, step, state)
+    # It leaves as it came, or the next call would be another program.
+    return jax.lax.with_sharding_constraint(jax.lax.while_loop(unfinished, step, state), shardings(state, mesh))
+
+
+def shardings(state: DecodeState, mesh: Mesh) -> DecodeState:
+    """Where a state lies: its rows by batch, its cache by batch and heads."""
+
+    def place(x):
+        return sharding(mesh, *["batch"][: x.ndim])
+
+    held = jax.tree.map(lambda x: sharding(mesh, *CACHE), state.cache)
+    return jax.tree.map(place, state._replace(cache=None))._replace(cache=held)
 
 
 class Sampler:
@@ -186,16 +207,27 @@ class Sampler:
       spec: the vocabulary.
       grammar: which token may follow which.
       max_batch: rows decoded together.
+      mesh: the devices that share the work, this process's first if not given.
     """
 
-    def __init__(self, config: TransformerConfig, params, spec: TokenSpec, grammar: Grammar, *, max_batch: int = 32):
+    def __init__(
+        self,
+        config: TransformerConfig,
+        params,
+        spec: TokenSpec,
+        grammar: Grammar,
+        *,
+        max_batch: int = 32,
+        mesh: Mesh | None = None,
+    ):
         if config.num_streams != 1:
             raise ValueError("the sampler decodes one token stream")
         self.config, self.spec, self.max_batch = config, spec, max_batch
-        # Whatever the programs take is committed to a device, as what they return is: otherwise each is compiled twice.
-        self.device = jax.devices()[0]
-        self.params = jax.device_put(params, self.device)
-        self.graph = abstract_model(config).graph
+        self.mesh = one_device() if mesh is None else mesh
+        model = abstract_model(config)
+        # Whatever the programs take is committed to devices, as what they return is: otherwise each is compiled twice.
+        self.params = jax.device_put(params, parameter_shardings(self.mesh, model.axes))
+        self.graph = model.graph
         self.grammar = grammar
 
     def generate(
@@ -219,6 +251,10 @@ class Sampler:
 
     def replay(self, request: Request, bucket: Bucket, row: int) -> Result:
         """Makes one piece again as it was made in a batch: in the same bucket and row, whoever its neighbours were."""
+        if self._rows(bucket.rows) != bucket.rows:
+            raise UserError(
+                f"it was made in a batch of {bucket.rows} pieces, which this --mesh cannot share; leave it out"
+            )
         return self._generate_batch([request] * bucket.rows, bucket, lambda share: None)[row]
 
     def bucket(self, requests: Sequence[Request]) -> Bucket:
@@ -228,13 +264,18 @@ class Sampler:
         few = 0 < min(top_k) <= max(top_k) <= MAX_CANDIDATES
         budget = max(request.settings.max_tokens for request in requests)
         return Bucket(
-            rows=_power_of_two(len(requests)),
+            rows=self._rows(len(requests)),
             # A lone BOS needs one slot; other prompts share a few sizes, so that few programs are compiled.
             width=1 if longest == 1 else min(self.config.context_length // 2, max(32, _power_of_two(longest))),
             guided=any(self._asks_guidance(request) for request in requests),
             candidates=min(MAX_CANDIDATES, self.spec.vocab_size) if few else self.spec.vocab_size,
             budget=_power_of_two(budget),
         )
+
+    def _rows(self, count: int) -> int:
+        """Rows for `count` requests: a power of two, and as many on each device."""
+        groups = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return groups * _power_of_two(-(-count // groups))
 
     def _generate_batch(self, requests, bucket, progress) -> list[Result]:
         context = self.config.context_length
@@ -261,7 +302,8 @@ class Sampler:
             seen=jnp.asarray(seen),
             clock=clock,
         )
-        state, plan = jax.device_put((state, plan), self.device)
+        state = jax.device_put(state, shardings(state, self.mesh))
+        plan = jax.device_put(plan, sharding(self.mesh))
         whole = min(context, _power_of_two(bucket.width + bucket.budget))
         state = self._open_window(state, plan, bucket.width, max(min(SMALLEST_WINDOW, whole), 2 * bucket.width))
         count = 0
@@ -269,7 +311,7 @@ class Sampler:
             stop = min(count + STEPS_A_DISPATCH, bucket.budget)
             state = decode(
                 self.graph, self.params, plan, state, jnp.int32(stop),
-                grammar=self.grammar, candidates=bucket.candidates, pad=self.spec.pad,
+                grammar=self.grammar, candidates=bucket.candidates, pad=self.spec.pad, mesh=self.mesh,
             )  # fmt: skip
             count, index, done, seconds = jax.device_get((state.count, state.index, state.done, state.clock.seconds))
             progress(_share(count, seconds, done, plan, len(requests)))
@@ -320,12 +362,12 @@ class Sampler:
         used = int(state.index)
         prompt = state.window[:, used - keep : used]
         first = jnp.maximum(state.first - (used - keep), 0)
-        filled, logits = prefill(self.graph, self.params, plan.conditions, prompt, first, slots=slots)
+        filled, logits = prefill(self.graph, self.params, plan.conditions, prompt, first, slots=slots, mesh=self.mesh)
         return state._replace(
             cache=filled,
             logits=logits,
             window=jnp.pad(prompt, ((0, 0), (0, slots - keep)), constant_values=self.spec.pad),
-            index=jax.device_put(np.int32(keep), self.device),
+            index=jax.device_put(np.int32(keep), sharding(self.mesh)),
             first=first,
         )
 

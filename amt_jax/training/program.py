@@ -12,9 +12,9 @@ import optax
 from jax.sharding import Mesh
 
 from amt_jax.model.params import AbstractModel, abstract_model, init_params
-from amt_jax.model.transformer import Placement, TransformerConfig
-from amt_jax.parallel.attention import mesh_attend
-from amt_jax.parallel.mesh import batch_shardings, constrain, parameter_shardings, sharding
+from amt_jax.model.transformer import TransformerConfig
+from amt_jax.parallel.attention import placement
+from amt_jax.parallel.mesh import batch_shardings, parameter_shardings, sharding
 from amt_jax.tokens.spec import TokenSpec
 from amt_jax.training.config import TrainConfig
 from amt_jax.training.optimizer import make_optimizer
@@ -89,11 +89,6 @@ def compile_step(program: Program, model: TransformerConfig, rows: int, segments
     """The train step, compiled for batches of `rows` rows with up to `segments` pieces each."""
     wishes = jax.ShapeDtypeStruct((program.mesh.size, WISHES), jnp.bool_, sharding=sharding(program.mesh, "device"))
     return program.step.lower(program.layout, batch_shapes(program.mesh, model, rows, segments), wishes).compile()
-
-
-def placement(mesh: Mesh) -> Placement:
-    """How a network runs on `mesh`."""
-    return Placement(mesh_attend(mesh), functools.partial(constrain, mesh))
 
 
 def state_layout(model: AbstractModel, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

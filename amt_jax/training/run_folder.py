@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import Mesh
 
 from amt_jax import __version__
 from amt_jax.data import card as cards
@@ -20,6 +20,7 @@ from amt_jax.data.card import Card
 from amt_jax.errors import UserError
 from amt_jax.model.params import abstract_model
 from amt_jax.model.transformer import TransformerConfig
+from amt_jax.parallel.mesh import one_device, parameter_shardings
 from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import TrainConfig, transformer_config
 
@@ -131,16 +132,21 @@ class RunFolder:
     def checkpoints_path(self) -> Path:
         return self.path / "checkpoints"
 
-    def load_model(self, step: str | int = "best") -> tuple[TransformerConfig, Any]:
-        """A checkpoint's network and parameters, on the default device.
+    @functools.cached_property
+    def model_config(self) -> TransformerConfig:
+        return transformer_config(self.config, self.card)
+
+    def load_model(self, step: str | int = "best", mesh: Mesh | None = None) -> tuple[TransformerConfig, Any]:
+        """A checkpoint's network and parameters.
 
         Args:
           step: "best" (lowest validation loss), "last", or a step.
+          mesh: the devices to spread them over, this process's first if not given.
 
         Returns:
           The network's config and its parameters, a nested dict of float32. UserError if there is no such checkpoint.
         """
-        config, card = self.config, self.card
+        config = self.model_config
         missing = UserError(
             f"run {self.path} has no checkpoint yet; python -m amt_jax.train --run={self.path} makes one"
         )
@@ -156,11 +162,12 @@ class RunFolder:
                 raise UserError(
                     f"run {self.path} has no checkpoint {step!r}; it has best, last, {', '.join(map(str, steps))}"
                 )
-            model_config = transformer_config(config, card)
-            here = SingleDeviceSharding(jax.devices()[0])
+            model = abstract_model(config)
             like = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract_model(model_config).shapes
+                lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+                model.shapes,
+                parameter_shardings(mesh or one_device(), model.axes),
             )
-            return model_config, checkpoints.load_params(int(chosen), like)
+            return config, checkpoints.load_params(int(chosen), like)
         finally:
             checkpoints.close()

@@ -69,11 +69,13 @@ def test_a_cached_step_is_the_last_row(heads):
     segments = jnp.asarray([[0, 0, 0, 1, 1, 1, 1, 1, 1], [1] * 9])  # padded on the left, as in the sampler
     last = plain_attend(query, key, value, segments)[:, -1]
     slots = 12
-    flat = [x.transpose(0, 2, 1, 3).reshape(-1, 9, 8) for x in (key, value)]
+    before = [x.at[:, -1].set(0).transpose(0, 2, 1, 3).reshape(-1, 9, 8) for x in (key, value)]
     noise = 100.0  # what stands in slots that are not attended to
-    cache = [jnp.pad(x, ((0, 0), (0, slots - 9), (0, 0)), constant_values=noise) for x in flat]
+    cache = [jnp.pad(x, ((0, 0), (0, slots - 9), (0, 0)), constant_values=noise) for x in before]
     mask = jnp.pad(segments == 1, ((0, 0), (0, slots - 9)))
-    np.testing.assert_allclose(cached_attend(query[:, -1], *cache, mask), last, atol=1e-5)
+    found, filled = cached_attend(query[:, -1], key[:, -1], value[:, -1], cache, 8, mask)
+    np.testing.assert_allclose(found, last, atol=1e-5)
+    np.testing.assert_array_equal(filled[0][:, 8], key[:, -1].reshape(-1, 8))
 
 
 def test_rotary_scores_depend_on_distance_only():

@@ -14,10 +14,10 @@ from amt_jax.data.plan import TrainPlan
 from amt_jax.model.conditioning import ConditionConfig
 from amt_jax.model.params import abstract_model, init_params
 from amt_jax.model.transformer import TransformerConfig
+from amt_jax.parallel.attention import placement
 from amt_jax.parallel.mesh import MeshConfig, make_mesh, parameter_shardings, put_batch
 from amt_jax.training.config import OptimizerConfig
 from amt_jax.training.optimizer import make_optimizer
-from amt_jax.training.program import placement
 from amt_jax.training.step import Regularization, TrainState, train_step
 
 ONE = MeshConfig(1, 1, 1, 1)

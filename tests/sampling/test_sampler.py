@@ -193,7 +193,9 @@ def test_cache_and_no_cache_give_the_same_logits(setup, forward, guided):
     for row, length in enumerate(lengths):
         window[row, width - length :] = tokens[row][:length]
     expected = [forward(tokens[row], branch[row]) for branch in branches for row in range(3)]
-    held, logits = prefill(setup.graph, setup.params, conditions, window, first, slots=slots - 4)
+    held, logits = prefill(
+        setup.graph, setup.params, conditions, window, first, slots=slots - 4, mesh=setup.sampler.mesh
+    )
     held = cache.grow(held, slots)  # a wider window changes nothing
     step = jax.jit(lambda params, *args: nnx.merge(setup.graph, params).step(*args))
     for index in range(width, width + steps):
