@@ -10,9 +10,14 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amt_jax.errors import UserError, near, run_command
+
+if TYPE_CHECKING:
+    from amt_jax.model.transformer import TransformerConfig
+    from amt_jax.parallel.mesh import MeshConfig
+    from amt_jax.tokens.symbolic import SymbolicTokenizer
 
 EPILOG = """\
 The programs are the ones that train and generate use: the step for the whole mesh, the reading of a prompt, and the
@@ -154,7 +159,8 @@ def check(
     if not any(word.startswith("--config.batch_size") for word in overrides):
         groups = len(devices) // (config.mesh.tensor * config.mesh.sequence)
         config = dataclasses.replace(config, batch_size=max(rows * groups, 1))
-    spec = SymbolicTokenizer.create(tokenizer).spec
+    tokens = SymbolicTokenizer.create(tokenizer)
+    spec = tokens.spec
     model = TransformerConfig(
         vocab_size=spec.vocab_size,
         num_streams=spec.num_streams,
@@ -166,7 +172,10 @@ def check(
     )
     mesh = make_mesh(config.mesh, config.batch_size, model, devices)
     program = make_program(config, model, spec, mesh, total_steps=10_000)
-    step = figures("train step", lambda: compile_step(program, model, config.rows_per_step, segments))
+    programs = [
+        figures("train step", lambda: compile_step(program, model, config.rows_per_step, segments)),
+        *decoding(model, tokens, config.mesh, devices),
+    ]
     return Report(
         config=config_name,
         topology=topology,
@@ -178,8 +187,78 @@ def check(
         formula_flops=executed_flops(model, config.rows_per_step),
         model_flops=model_flops(model, config.rows_per_step),
         checkpoint=checkpoint_layout(program.layout),
-        programs=[step],
+        programs=programs,
     )
+
+
+def decoding(model: TransformerConfig, tokenizer: SymbolicTokenizer, config: MeshConfig, devices: list) -> list[Figures]:
+    """Reading a prompt of half a context, and drawing tokens with a cache of a whole one, a guided piece a group.
+
+    A row's time is not cut here, so that what the mesh has for `sequence` goes to `data`.
+    """
+    import functools
+
+    import jax
+    import jax.numpy as jnp
+
+    from amt_jax.model.params import abstract_model
+    from amt_jax.parallel.mesh import make_mesh, parameter_shardings, sharding
+    from amt_jax.sampling.filters import Controls
+    from amt_jax.sampling.sampler import MAX_CANDIDATES, STEPS_A_DISPATCH, DecodeState, Plan, decode, prefill, shardings
+    from amt_jax.tokens.grammar import Grammar
+
+    rows = len(devices) // config.tensor
+    mesh = make_mesh(dataclasses.replace(config, data=rows // config.fsdp, sequence=1), rows, model, devices)
+    network, slots = abstract_model(model), model.context_length
+
+    def shape(dtype, *dims):
+        return jax.ShapeDtypeStruct(dims, dtype)
+
+    def placed(shapes, places):
+        return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
+
+    def whole(shapes):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(mesh)), shapes)
+
+    numbers, reals = shape(jnp.int32, rows), shape(jnp.float32, rows)
+    branches = 2 if model.conditions else 1
+    params = placed(network.shapes, parameter_shardings(mesh, network.axes))
+    conditions = whole({each.name: shape(jnp.int32, branches * rows, 1) for each in model.conditions})
+    window = placed(shape(jnp.int32, rows, slots // 2), sharding(mesh, "batch"))
+    first = placed(numbers, sharding(mesh, "batch"))
+    reading = functools.partial(prefill.lower, network.graph, params, conditions, window, first, slots=slots, mesh=mesh)
+    cache, logits = jax.eval_shape(
+        functools.partial(prefill, network.graph, slots=slots, mesh=mesh), params, conditions, window, first
+    )
+    grammar = Grammar.create(tokenizer.spec, tokenizer.names)
+    state = DecodeState(
+        cache=cache,
+        logits=logits,
+        window=shape(jnp.int32, rows, slots),
+        index=shape(jnp.int32),
+        first=numbers,
+        output=shape(jnp.int32, rows, slots),
+        count=shape(jnp.int32),
+        done=shape(jnp.bool_, rows),
+        seen=shape(jnp.bool_, rows, model.vocab_size),
+        clock=jax.eval_shape(lambda: grammar.start((rows,), jnp)),
+    )
+    plan = Plan(
+        controls=Controls(shape(jnp.uint32, rows), reals, numbers, reals, reals, reals),
+        scales=shape(jnp.float32, branches - 1, rows),
+        conditions=conditions,
+        max_tokens=numbers,
+        begin=reals,
+        end=reals,
+    )
+    drawing = functools.partial(
+        decode.lower, network.graph, params, whole(plan), placed(state, shardings(state, mesh)), STEPS_A_DISPATCH,
+        grammar=grammar, candidates=MAX_CANDIDATES, pad=tokenizer.spec.pad, mesh=mesh,
+    )  # fmt: skip
+    return [
+        figures("prefill", lambda: reading().compile()),
+        figures("decode step", lambda: drawing().compile()),
+    ]
 
 
 def figures(name: str, compiling) -> Figures:

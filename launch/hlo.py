@@ -233,7 +233,7 @@ def _group_size(attributes: str) -> int:
         return len(match[1].split(","))
     if match := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
         return int(match[1])
-    if match := re.search(r"replica_groups=mesh\[([^\]]*)\](?:<=\S*)? ?\{([^}]*)\}", attributes):
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
         sizes = {axis: int(size) for axis, size in re.findall(r"('[\w.]+')=(\d+)", match[1])}
         axes = re.findall(r"('[\w.]+')(?::\(\d+\)(\d+))?", match[2])
         return math.prod(int(part) if part else sizes[axis] for axis, part in axes)
