@@ -128,6 +128,10 @@ class Report:
     checkpoint: dict[str, int]
     programs: list[Figures]
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Report:
+        return cls(**data | {"programs": [Figures(**each) for each in data["programs"]]})
+
 
 def check(
     config_name: str,
