@@ -25,7 +25,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("bench/results/pods.json"), help="and .md beside it")
     args = parser.parse_args()
 
-    from launch.compile_check import Report, check
+    from launch.compile_check import check
+    from launch.report import Report
 
     reports = [Report.from_json(each) for each in json.loads(args.output.read_text())] if args.output.exists() else []
     for preset in args.presets:

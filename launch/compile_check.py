@@ -1,6 +1,6 @@
 """Compiles a training for a TPU slice where there is no TPU, and says what it would take.
 
-    python -m launch.compile_check --config=amt_86m --topology=v5e:16x16
+python -m launch.compile_check --config=amt_86m --topology=v5e:16x16
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amt_jax.errors import UserError, near, run_command
+from launch.chips import slice_devices
+from launch.report import Figures, Report, lines
 
 if TYPE_CHECKING:
     from amt_jax.model.transformer import TransformerConfig
@@ -50,7 +52,16 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = parser.parse_known_args(argv)
     unknown = [word.split("=")[0] for word in overrides if word.startswith("-") and not word.startswith("--config.")]
     if unknown:
-        known = ["--config", "--topology", "--rows", "--tokenizer", "--condition-size", "--segments", "--output", "--help"]
+        known = [
+            "--config",
+            "--topology",
+            "--rows",
+            "--tokenizer",
+            "--condition-size",
+            "--segments",
+            "--output",
+            "--help",
+        ]
         raise UserError(f"unknown flag {near(unknown[0], known)}")
 
     report = check(
@@ -68,71 +79,6 @@ def main(argv: list[str] | None = None) -> None:
         args.output.write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
 
 
-@dataclasses.dataclass(frozen=True)
-class Figures:
-    """A compiled program on one chip.
-
-    Attributes:
-      name: which program.
-      arguments, results, shared, temporaries, code: bytes of main memory; shared are arguments that become results.
-      flops: of matrix products.
-      memory_bytes: read and written.
-      collectives: kind -> [count, bytes sent].
-      open_loops: loops counted once because their length depends on data.
-      compile_seconds: it took so long here.
-    """
-
-    name: str
-    arguments: int
-    results: int
-    shared: int
-    temporaries: int
-    code: int
-    flops: float
-    memory_bytes: float
-    collectives: dict[str, tuple[int, float]]
-    open_loops: int
-    compile_seconds: float
-
-    @property
-    def memory(self) -> int:
-        """Bytes of main memory taken while it runs."""
-        return self.arguments + self.results - self.shared + self.temporaries + self.code
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What a training takes on a slice.
-
-    Attributes:
-      config, topology, overrides: as asked.
-      mesh: devices along each axis.
-      summary: the lines a run begins with.
-      parameters: numbers in the network.
-      tokens: a step.
-      formula_flops: of a step on all chips as blockwise attention executes it; see training.flops.
-      model_flops: of a step on all chips, nothing computed twice.
-      checkpoint: arrays, bytes in all, hosts, bytes that the busiest host writes.
-      programs: the compiled ones; the train step first.
-    """
-
-    config: str
-    topology: str
-    overrides: list[str]
-    mesh: dict[str, int]
-    summary: list[str]
-    parameters: int
-    tokens: int
-    formula_flops: float
-    model_flops: float
-    checkpoint: dict[str, int]
-    programs: list[Figures]
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Report:
-        return cls(**data | {"programs": [Figures(**each) for each in data["programs"]]})
-
-
 def check(
     config_name: str,
     topology: str,
@@ -144,8 +90,6 @@ def check(
     segments: int = 16,
 ) -> Report:
     """Compiles the programs of a config for a slice; see `main` for the arguments."""
-    from launch.chips import slice_devices
-
     devices = slice_devices(topology)
     import jax
 
@@ -172,7 +116,8 @@ def check(
         conditions=tuple(
             ConditionConfig(name, condition_size, each.scale, each.dropout) for name, each in config.conditions.items()
         ),
-        **dataclasses.asdict(config.model) | {"dtype": "bfloat16" if config.model.dtype == "auto" else config.model.dtype},
+        **dataclasses.asdict(config.model)
+        | {"dtype": "bfloat16" if config.model.dtype == "auto" else config.model.dtype},
     )
     mesh = make_mesh(config.mesh, config.batch_size, model, devices)
     program = make_program(config, model, spec, mesh, total_steps=10_000)
@@ -195,10 +140,12 @@ def check(
     )
 
 
-def decoding(model: TransformerConfig, tokenizer: SymbolicTokenizer, config: MeshConfig, devices: list) -> list[Figures]:
+def decoding(
+    model: TransformerConfig, tokenizer: SymbolicTokenizer, config: MeshConfig, devices: list
+) -> list[Figures]:
     """Reading a prompt of half a context, and drawing tokens with a cache of a whole one, a guided piece a group.
 
-    A row's time is not cut here, so that what the mesh has for `sequence` goes to `data`.
+    Weights are cut by `tensor` only: cut by fsdp, they would be gathered anew for every token.
     """
     import functools
 
@@ -212,7 +159,7 @@ def decoding(model: TransformerConfig, tokenizer: SymbolicTokenizer, config: Mes
     from amt_jax.tokens.grammar import Grammar
 
     rows = len(devices) // config.tensor
-    mesh = make_mesh(dataclasses.replace(config, data=rows // config.fsdp, sequence=1), rows, model, devices)
+    mesh = make_mesh(dataclasses.replace(config, data=rows, fsdp=1, sequence=1), rows, model, devices)
     network, slots = abstract_model(model), model.context_length
 
     def shape(dtype, *dims):
@@ -321,91 +268,6 @@ def checkpoint_layout(layout: Any) -> dict[str, int]:
         "writing_hosts": len(written),
         "busiest_host": max(written.values()),
     }
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """Seconds that a program's parts take by a chip's datasheet."""
-
-    compute: float
-    memory: float
-    interconnect: float
-
-    @property
-    def fastest(self) -> float:
-        """If the two shorter hide behind the longest."""
-        return max(self.compute, self.memory, self.interconnect)
-
-    @property
-    def slowest(self) -> float:
-        """If nothing hides behind anything."""
-        return self.compute + self.memory + self.interconnect
-
-
-def estimate(program: Figures, topology: str) -> Estimate:
-    """What a program takes by the datasheet of a topology's chip."""
-    from launch.chips import chip
-
-    hardware = chip(topology)
-    sent = sum(size for _, size in program.collectives.values())
-    return Estimate(
-        program.flops / hardware.peak,
-        program.memory_bytes / hardware.memory_bandwidth,
-        sent / hardware.interconnect,
-    )
-
-
-def utilisation(report: Report) -> tuple[float, float]:
-    """Model FLOPs utilisation of the train step, at least and at most, by the estimate."""
-    from launch.chips import chip
-
-    chips = 1
-    for size in report.mesh.values():
-        chips *= size
-    time = estimate(report.programs[0], report.topology)
-    ideal = report.model_flops / chips / chip(report.topology).peak
-    return ideal / time.slowest, ideal / time.fastest
-
-
-def lines(report: Report) -> list[str]:
-    """The report for people."""
-    import math
-
-    from amt_jax.training.summary import size_of
-    from launch.chips import chip
-
-    hardware, layout = chip(report.topology), report.checkpoint
-    chips = math.prod(report.mesh.values())
-    found = [
-        *report.summary,
-        f"checkpoint: {layout['arrays']} arrays, {size_of(layout['bytes'])}; {layout['writing_hosts']} of "
-        f"{layout['hosts']} hosts write, the busiest {size_of(layout['busiest_host'])}",
-    ]
-    for each in report.programs:
-        time = estimate(each, report.topology)
-        found += [
-            f"{each.name}: compiled in {each.compile_seconds:.0f} s",
-            f"  memory a chip: {size_of(each.memory)} of {size_of(hardware.memory)}: arguments {size_of(each.arguments)}, "
-            f"temporaries {size_of(each.temporaries)}, results of their own {size_of(each.results - each.shared)}, "
-            f"code {size_of(each.code)}",
-            f"  operations a chip: {each.flops / 1e12:.3f} TFLOP in products, {size_of(each.memory_bytes)} through memory",
-            *(
-                f"  interconnect a chip: {kind} {count:,} x, {size_of(size)} sent"
-                for kind, (count, size) in each.collectives.items()
-            ),
-            f"  estimate, not measured: {time.fastest * 1e3:.3g} to {time.slowest * 1e3:.3g} ms (products "
-            f"{time.compute * 1e3:.3g}, memory {time.memory * 1e3:.3g}, interconnect {time.interconnect * 1e3:.3g})",
-        ]
-    low, high = utilisation(report)
-    time = estimate(report.programs[0], report.topology)
-    counted = report.programs[0].flops * chips
-    found += [
-        f"a step by formula: {report.formula_flops / 1e12:.2f} TFLOP executed (counted {counted / 1e12:.2f}, "
-        f"{counted / report.formula_flops - 1:+.1%}), {report.model_flops / 1e12:.2f} of the model",
-        f"estimated {report.tokens / time.slowest:,.0f} to {report.tokens / time.fastest:,.0f} tokens/s, "
-        f"model FLOPs utilisation {low:.0%} to {high:.0%}",
-    ]
-    return found
 
 
 if __name__ == "__main__":

@@ -143,7 +143,12 @@ class Program:
             root = _root(inner)
             constants += [each for each in inner.values() if each.opcode == "constant"]
         counters = [condition[name] for name in given.operands if condition[name].opcode == "get-tuple-element"]
-        if root.opcode != "compare" or "direction=LT" not in root.attributes or len(constants) != 1 or len(counters) != 1:
+        if (
+            root.opcode != "compare"
+            or "direction=LT" not in root.attributes
+            or len(constants) != 1
+            or len(counters) != 1
+        ):
             return None
         index = int(re.search(r"index=(\d+)", counters[0].attributes)[1])
         stepped = _root(body)
@@ -248,13 +253,16 @@ def _flops(each: Instruction, computation: dict[str, Instruction]) -> int:
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", each.attributes)[1]
         return 2 * math.prod(result) * math.prod(left[int(dim)] for dim in contracted.split(",") if dim)
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", each.attributes).groups()
-    left, right, out = (dict(zip(label, dims, strict=True)) for label, dims in zip(labels, (left, right, result), strict=True))
+    left, right, out = (
+        dict(zip(label, dims, strict=True)) for label, dims in zip(labels, (left, right, result), strict=True)
+    )
     window = dict(re.findall(r"(\w+)=([\dx_\-]+)", (re.search(r"window=\{([^}]*)\}", each.attributes) or " ")[0]))
     groups = re.search(r"batch_group_count=(\d+)", each.attributes)
     total = 2 * right["i"] * right["o"] * left["b"] // (int(groups[1]) if groups else 1)
     for index, axis in enumerate(sorted(set(labels[0]) - {"b", "f"})):
         stride, dilation, hole = (
-            int(window[name].split("x")[index]) if name in window else 1 for name in ("stride", "rhs_dilate", "lhs_dilate")
+            int(window[name].split("x")[index]) if name in window else 1
+            for name in ("stride", "rhs_dilate", "lhs_dilate")
         )
         before = int(window["pad"].split("x")[index].split("_")[0]) if "pad" in window else 0
         total *= sum(_valid(left[axis], right[axis], out[axis], stride, dilation, hole, before))

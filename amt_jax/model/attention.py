@@ -87,7 +87,7 @@ def _blocks(length: int) -> list[tuple[int, int, int]]:
 
 
 def blockwise_pairs(length: int) -> int:
-    """Pairs of query and key that `blockwise_attend` computes a head and row, the masked ones in its blocks included."""
+    """Pairs of query and key that `blockwise_attend` computes a head and row, those it masks included."""
     return sum((stop - first) * stop for first, stop, _ in _blocks(length))
 
 
