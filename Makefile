@@ -1,22 +1,28 @@
 # make demo   prepares music, trains, generates and evaluates      make demo MIDI=~/my/midis   with your own files
 # make test   the whole test suite                                 make lint
+# make test-heavy   the tests of the heavy extras, which `make test` skips, in an environment of their own
 # make bench  speed against PyTorch and plain MidiTok, on this machine
 
 # The first Python on the PATH that is new enough; override with make PYTHON=/path/to/python
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
+EXTRA ?= dev
+HEAVY ?= .venv-heavy
 PEER ?= .venv-peer
 # Outside Linux or with an index of its own, CPU wheels are smaller.
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-heavy lint bench clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m amt_jax.demo $(if $(MIDI),--midi="$(MIDI)")
 
-test: $(VENV)/dev.stamp
+test: $(VENV)/$(EXTRA).stamp
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-heavy:
+	$(MAKE) test VENV=$(HEAVY) EXTRA=heavy ARGS='-m heavy $(ARGS)'
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -45,4 +51,4 @@ $(PEER)/stamp:
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(PEER) demo build dist *.egg-info
+	rm -rf $(VENV) $(HEAVY) $(PEER) demo build dist *.egg-info

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable
 from difflib import get_close_matches
 
@@ -13,6 +14,10 @@ class UserError(Exception):
     Commands print its message on one line and exit with code 2; anything else is a bug and
     keeps its traceback.
     """
+
+
+class SharedError(UserError):
+    """A problem that all processes of a run raise together, so that none has to tell the others."""
 
 
 class MidiError(UserError):
@@ -39,20 +44,29 @@ def near(name: str, known: list[str]) -> str:
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Runs a command's `main`, turning `UserError` and `OSError` into one line and exit code 2, Ctrl-C into 130."""
+    """Runs a command's `main` and exits, with what `report` makes of an error."""
     try:
         sys.exit(main() or 0)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt) as error:
+        sys.exit(report(error))
+
+
+def report(error: BaseException) -> int:
+    """Shows an error to the person and returns the exit code for it.
+
+    `UserError` and `OSError` (a full disk: the message names the file) are one line and code 2, Ctrl-C is 130, output
+    that nobody reads any more (`| head`) 141, anything else is a bug: its traceback and 1.
+    """
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output (`| head`) went away: that is its right.
+        return 130
+    if isinstance(error, BrokenPipeError):
         sys.stderr.close()
-        sys.exit(141)
-    except OSError as error:
-        # A full disk, a folder that may not be written: the message names the file.
+        return 141
+    if isinstance(error, UserError | OSError):
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    traceback.print_exception(error)
+    return 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from amt_jax.errors import UserError, run_command
+from amt_jax.parallel.peers import add_flags, connect
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,19 +30,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--mesh", default="", help="devices that share the work: data=4, tensor=2 or fsdp=2 (default: one)"
     )
+    add_flags(parser)
     flags = vars(parser.parse_args(argv))
+    place = [flags.pop(name) for name in ("coordinator", "processes", "process", "connect_timeout")]
     if flags["count"] < 1:
         raise UserError(f"--count is {flags['count']}; it must be at least 1")
 
     from amt_jax.evaluation.report import NAMES
     from amt_jax.evaluation.run import evaluate_run
     from amt_jax.parallel.mesh import MeshConfig
+    from amt_jax.parallel.processes import is_first
     from amt_jax.training.run_folder import RunFolder
 
     flags["mesh"] = MeshConfig.parse(flags["mesh"])
-    report = evaluate_run(RunFolder(flags.pop("run")), **flags)
-    print(*report.summary(), sep="\n")
-    print(f"report: {flags['output']}/{NAMES[-1]}")
+    with connect(*place):
+        report = evaluate_run(RunFolder(flags.pop("run")), **flags)
+        if is_first():
+            print(*report.summary(), sep="\n")
+            print(f"report: {flags['output']}/{NAMES[-1]}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from amt_jax.errors import UserError, near, run_command
+from amt_jax.parallel.peers import AGAIN, add_flags, connect
 
 EPILOG = """\
 Any field of the config can be overridden as --config.FIELD=VALUE. Often changed:
@@ -28,8 +29,8 @@ A run folder that has a checkpoint goes on from it; python -m amt_jax.train --ru
 Ctrl-C finishes the step and saves."""
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Reads the flags and trains."""
+def main(argv: list[str] | None = None) -> int:
+    """Reads the flags and trains; the exit code is 0 if that is over, and `AGAIN` if it can go on."""
     parser = argparse.ArgumentParser(
         prog="python -m amt_jax.train",
         description="Trains a model on a dataset folder, or goes on with a run.",
@@ -42,10 +43,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--allow-config-change", action="store_true", help="go on with a run although its config or dataset changed"
     )
+    add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
     unknown = [word.split("=")[0] for word in overrides if word.startswith("-") and not word.startswith("--config.")]
     if unknown:
-        raise UserError(f"unknown flag {near(unknown[0], ['--config', '--run', '--allow-config-change', '--help'])}")
+        known = ["--config", "--run", "--allow-config-change", "--help", "--coordinator", "--processes", "--process"]
+        raise UserError(f"unknown flag {near(unknown[0], known)}")
 
     from amt_jax.training.memory import keep_freed_memory
 
@@ -67,7 +70,10 @@ def main(argv: list[str] | None = None) -> None:
     # A run can be gone on with from anywhere.
     here = {name: os.path.abspath(os.path.expanduser(getattr(config, name))) for name in ("dataset", "init")
             if getattr(config, name)}  # fmt: skip
-    train(dataclasses.replace(config, **here), run, allow_config_change=args.allow_config_change)
+    config = dataclasses.replace(config, **here)
+    with connect(args.coordinator, args.processes, args.process, args.connect_timeout):
+        over = train(config, run, allow_config_change=args.allow_config_change)
+    return 0 if over else AGAIN
 
 
 def load_config(name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ workers and their start. Both take turns over the same files; what counts is the
 from __future__ import annotations
 
 import argparse
+import functools
 import shutil
 import tempfile
 import time
@@ -72,11 +73,13 @@ def _plain(paths: list[str]) -> float:
 
 def _prepare(folder: Path, workers: int) -> float:
     """Seconds of the whole preparation of `folder`/music."""
-    from data_prep.preparation import Settings, prepare
+    from data_prep.local import Local
+    from data_prep.preparation import prepare
+    from data_prep.settings import Settings
 
     dataset = folder / "dataset"
     start = time.perf_counter()
-    prepare(str(folder / "music"), dataset, Settings(), workers=workers)
+    prepare(str(folder / "music"), dataset, Settings(), make_runner=functools.partial(Local, workers=workers))
     seconds = time.perf_counter() - start
     shutil.rmtree(dataset)
     return seconds

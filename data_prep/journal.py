@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from amt_jax.errors import UserError
-from data_prep.piece import Piece
+from data_prep.piece import Finding, Piece
 
 _COLUMNS = "sha256 TEXT PRIMARY KEY, piece TEXT, ids BLOB, signature BLOB, seconds REAL, reason TEXT, details TEXT"
 _COMMIT_SECONDS = 1.0
@@ -84,6 +84,10 @@ class Journal:
         piece, ids, signature, seconds, reason, details = row
         ids, signature = np.frombuffer(ids, "<u2"), np.frombuffer(signature, "<u4")
         return Piece(piece, ids.astype(np.uint16), signature.astype(np.uint32), seconds, reason, details)
+
+    def finding(self, sha256: str) -> Finding:
+        query = "SELECT piece, length(ids) / 2, seconds, reason, details FROM pieces WHERE sha256 = ?"
+        return Finding(*self._connection.execute(query, (sha256,)).fetchone())
 
     def commit(self) -> None:
         """Makes what was set so far survive a kill."""

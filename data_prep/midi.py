@@ -10,6 +10,9 @@ left out. Run again, it adds what is new to the dataset and keeps every split an
 from __future__ import annotations
 
 import argparse
+import functools
+import io
+import logging
 import os
 import sys
 from collections import Counter
@@ -19,17 +22,20 @@ from typing import TYPE_CHECKING
 from amt_jax.errors import UserError, run_command
 
 if TYPE_CHECKING:
-    from data_prep.preparation import Report
+    from data_prep.preparation import MakeRunner, Report
 
 
 def main() -> int:
     args = _parser().parse_args()
     # Not before: these bring numpy, symusic and MidiTok, and --help should not wait for them.
-    from data_prep import pool, preparation
+    from data_prep import pool
+    from data_prep.local import Interrupted, Local
     from data_prep.metadata import Metadata
+    from data_prep.preparation import prepare
+    from data_prep.settings import Settings
 
     _check_folders(args.input, args.output)
-    settings = preparation.Settings(
+    settings = Settings(
         tokenizer=args.tokenizer,
         bpe=args.bpe,
         valid=args.valid,
@@ -43,18 +49,26 @@ def main() -> int:
     metadata = None
     if args.metadata:
         metadata = Metadata.read(args.metadata, args.input, args.path_column, args.composer_column, args.family_column)
+    workers = args.workers or pool.usable_cores()
+    if args.runner == "beam":
+        make_runner = _beam(args, workers)
+    else:
+        make_runner = functools.partial(Local, workers=workers, timeout=args.timeout)
     try:
-        report = preparation.prepare(
+        report = prepare(
             args.input,
             Path(args.output),
             settings,
             metadata=metadata,
             licence=args.licence,
-            workers=args.workers or pool.usable_cores(),
-            timeout=args.timeout,
+            make_runner=make_runner,
         )
     except KeyboardInterrupt as error:
-        done = f"{error.done} of {error.total} files are done; " if isinstance(error, preparation.Interrupted) else ""
+        if args.runner == "beam":
+            print("interrupted: the dataset is as it was", file=sys.stderr)
+            sys.stderr = io.StringIO()  # Beam's threads complain when they find that their work is gone.
+            return 130
+        done = f"{error.done} of {error.total} files are done; " if isinstance(error, Interrupted) else ""
         print(f"interrupted: {done}run the same command again to go on from here", file=sys.stderr)
         return 130
     _show(report, args)
@@ -73,6 +87,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--tokenizer", default="remi", help="remi (one piano, 419 ids), remi_multitrack or tsd (both with instruments)")
     add("--bpe", type=int, default=0, metavar="N", help="learn byte pair encoding up to N ids, 2000 say; 0: none")
     add("--workers", type=_positive(int), metavar="N", help="processes; as many as usable cores if not given")
+    add(
+        "--runner",
+        choices=("local", "beam"),
+        default="local",
+        help="processes of this machine, or Apache Beam (default %(default)s)",
+    )
+    add(
+        "--beam-options",
+        default="",
+        metavar="FLAGS",
+        help="Beam's own in one text: '--runner=FlinkRunner --flink_master=HOST:8081' (default: Beam on this machine)",
+    )
     add("--timeout", type=_positive(float), default=60.0, metavar="SECONDS", help="for one file (default %(default)g)")
     add("--metadata", type=here, metavar="FILE", help="a .csv or .jsonl table about the files")
     add("--path-column", default="path", help="its column of paths relative to --input (default %(default)s)")
@@ -97,6 +123,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="chooses which families those are (default %(default)s)")
     add("--licence", default="", metavar="TEXT", help="licence of the music, kept in every record")
     return parser
+
+
+def _beam(args: argparse.Namespace, workers: int) -> MakeRunner:
+    # Before Beam is imported: it would warn of what it could do elsewhere, and log each failure in hundreds of lines.
+    logging.basicConfig(level=logging.CRITICAL)
+    try:
+        from data_prep import beam
+    except ModuleNotFoundError as error:
+        raise UserError(f"--runner=beam needs {error.name}: pip install 'amt_jax[beam]'") from None
+    return functools.partial(beam.Beam, options=beam.parse_options(args.beam_options, workers), timeout=args.timeout)
 
 
 def _positive(kind: type) -> type:

@@ -64,7 +64,8 @@ def read(folder: Path) -> list[Outcome]:
     """Reads `folder`/files.jsonl; raises UserError if it is missing or damaged."""
     try:
         with open(folder / FILE, encoding="utf-8") as file:
-            return [Outcome(**json.loads(line)) for line in file]
+            # A file that could not be read has no sha256.
+            return [Outcome(**{"sha256": "", **json.loads(line)}) for line in file]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"cannot read {str(folder / FILE)!r} ({error}); nothing can be added without it: prepare into a new folder"

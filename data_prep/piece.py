@@ -20,6 +20,17 @@ GRID = 48
 
 
 @dataclasses.dataclass(frozen=True)
+class Finding:
+    """A Piece without its music: all that decisions need. `tokens` counts ids before BPE."""
+
+    piece: str = ""
+    tokens: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+    details: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Piece:
     """A usable piece, or the reason why it is none.
 
@@ -38,6 +49,10 @@ class Piece:
     seconds: float = 0.0
     reason: str = ""
     details: str = ""
+
+    @property
+    def finding(self) -> Finding:
+        return Finding(self.piece, len(self.ids), self.seconds, self.reason, self.details)
 
 
 def from_bytes(data: bytes, preset: str) -> Piece:

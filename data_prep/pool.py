@@ -58,6 +58,24 @@ def _interrupt_held() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+def start_server(preload: list[str]) -> None:
+    """Starts the process that workers are forked from: whoever calls `run_all` in threads does this before, outside."""
+    context = _context(preload)
+    if context.get_start_method() == "forkserver":
+        from multiprocessing import forkserver
+
+        with _interrupt_held():
+            forkserver.ensure_running()
+
+
+def _context(preload: list[str]) -> multiprocessing.context.BaseContext:
+    forked = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if forked else "spawn")
+    if forked:
+        context.set_forkserver_preload(["pebble", *preload])
+    return context
+
+
 def run_all(
     function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], workers: int, timeout: float, preload: list[str]
 ) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -74,10 +92,7 @@ def run_all(
     """
     from pebble import ProcessExpired, ProcessPool
 
-    forked = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if forked else "spawn")
-    if forked:
-        context.set_forkserver_preload(["pebble", *preload])
+    context = _context(preload)
     done, pending, tasks = queue.SimpleQueue(), {}, iter(tasks)
     pool = ProcessPool(workers, context=context)
     try:

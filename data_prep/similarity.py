@@ -11,10 +11,15 @@ that it joins are one work with and without repeats, in Nottingham and POP909 ev
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from symusic import Score
 
+from amt_jax.errors import UserError
+
+FILE = "signatures.npy"
 HASHES = 128
 RUN = 5
 TOGETHER = 0.12
@@ -58,23 +63,45 @@ def _mix(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
-def similar(signatures: list[np.ndarray]) -> list[set[int]]:
-    """For each piece, those before it with an estimated Jaccard index of at least `SAME`."""
-    links: list[set[int]] = [set() for _ in signatures]
-    known = [index for index, values in enumerate(signatures) if len(values)]
+def pairs(table: np.ndarray) -> Iterator[tuple[int, int]]:
+    """The similar pairs of rows among pieces that share a key, in their order. [pieces, HASHES]"""
+    for distance in range(1, min(NEIGHBOURS + 1, len(table))):
+        same = np.count_nonzero(table[distance:] == table[:-distance], axis=1) >= SAME * HASHES
+        yield from ((index, index + distance) for index in np.flatnonzero(same).tolist())
+
+
+def similar(signatures: Sequence[np.ndarray]) -> set[tuple[int, int]]:
+    """The pairs of pieces with an estimated Jaccard index of at least `SAME`: indices, the smaller one first."""
+    known = [index for index, each in enumerate(signatures) if has_signature(each)]
     if not known:
-        return links
-    table = np.stack([signatures[index] for index in known])
+        return set()
+    table, links = np.stack([signatures[index] for index in known]), set()
     for band in range(0, HASHES, ROWS_PER_BAND):
         buckets = defaultdict(list)
         for row, key in enumerate(table[:, band : band + ROWS_PER_BAND].tolist()):
             buckets[tuple(key)].append(row)
         for rows in buckets.values():
-            for position in range(1, len(rows)):
-                row = rows[position]
-                found = links[known[row]]
-                before = [each for each in rows[max(0, position - NEIGHBOURS) : position] if known[each] not in found]
-                if before:
-                    same = (table[before] == table[row]).mean(axis=1) >= SAME
-                    found.update(known[before[index]] for index in np.flatnonzero(same))
+            if len(rows) > 1:
+                links.update((known[rows[first]], known[rows[second]]) for first, second in pairs(table[rows]))
     return links
+
+
+def has_signature(signature: np.ndarray) -> bool:
+    """False for pieces with too few notes; in `FILE` their rows are zeros."""
+    return bool(signature.any())
+
+
+def load(folder: Path, count: int) -> np.ndarray:
+    """The signatures of a dataset's `count` kept files in their order, read as they are used. [count, HASHES]"""
+    try:
+        table = np.load(folder / FILE, mmap_mode="r")
+        if table.shape != (count, HASHES):
+            raise ValueError(f"{len(table)} rows for {count} pieces")
+        return table
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {str(folder / FILE)!r} ({error}); prepare into a new folder") from None
+
+
+def create(folder: Path, count: int) -> np.ndarray:
+    """Makes `folder`/signatures.npy, to be filled in place. [count, HASHES] uint32 zeros."""
+    return np.lib.format.open_memmap(folder / FILE, "w+", np.uint32, (count, HASHES))

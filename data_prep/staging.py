@@ -16,8 +16,9 @@ FOLDER = ".prepare"
 class Staging:
     """The work in progress of a dataset folder, under `DATASET/.prepare`.
 
-    `draft` holds new files. `commit` renames it to `ready`, which is the one moment that decides, and moves its files
-    into the dataset, the card last; a `ready` folder that a kill left behind is moved by `recover`.
+    `draft` holds new files, `work` what only helps to make them. `commit` renames `draft` to `ready`, which is the one
+    moment that decides, and moves its files into the dataset, the card last; a `ready` folder that a kill left behind
+    is moved by `recover`.
     """
 
     def __init__(self, dataset: Path):
@@ -25,6 +26,7 @@ class Staging:
         self.dataset = dataset
         self.folder = dataset / FOLDER
         self.draft = self.folder / "draft"
+        self.work = self.folder / "work"
         self._ready = self.folder / "ready"
         try:
             ours = (dataset / card.FILE).exists() or self.folder.exists()
@@ -38,8 +40,9 @@ class Staging:
         """Finishes a commit that was cut off and drops a draft that was never committed."""
         if self._ready.exists():
             self._move()
-        shutil.rmtree(self.draft, ignore_errors=True)
-        self.draft.mkdir()
+        for folder in (self.draft, self.work):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
 
     def commit(self) -> None:
         """Moves everything in `draft` into the dataset."""

@@ -1,1 +1,1 @@
-"""Starting one training as many processes: on this host, with SLURM, on Kubernetes, on TPU VMs."""
+"""Starting trainings: on this host, on clusters, many at once."""

@@ -190,5 +190,9 @@ def file_sha256(path: str | os.PathLike) -> str:
 
 def content_hash(records: Iterable[bytes]) -> str:
     """sha256 over the sorted sha256s of the records: the same for any shard layout and order."""
-    digests = sorted(hashlib.sha256(record).digest() for record in records)
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+    return combine(hashlib.sha256(record).digest() for record in records)
+
+
+def combine(digests: Iterable[bytes]) -> str:
+    """The content hash of records by their sha256s."""
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()

@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from amt_jax.errors import UserError
+from amt_jax.errors import SharedError, UserError
 from amt_jax.parallel.mesh import sharding
 
 _BYTES = 1024  # of a problem that is passed on
@@ -22,7 +22,7 @@ def agree(problem: str = "") -> None:
     problems = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in table]
     for process, found in enumerate(problems):
         if found:
-            raise UserError(f"process {process}: {found}" if len(problems) > 1 else found)
+            raise SharedError(f"process {process}: {found}" if len(problems) > 1 else found)
 
 
 def gather(x: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ class Checkpoints:
         try:
             return self._orbax.load_checkpointables(step, like)
         except Exception as error:  # whatever Orbax and what it is built on have to say
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise UserError(
                 f"cannot read checkpoint {step} in {self._orbax.directory} ({reason}); remove its folder to use another"
             ) from error
@@ -101,5 +101,5 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # as in _load
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise UserError(f"cannot write a checkpoint to {self._orbax.directory} ({reason})") from error

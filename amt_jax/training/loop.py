@@ -31,15 +31,15 @@ from amt_jax.training.transfer import transfer
 EXPLODED = 3  # times the first loss, or that of guessing: above it a run does not recover
 
 
-def train(config: TrainConfig, run: RunFolder, *, allow_config_change: bool = False) -> None:
+def train(config: TrainConfig, run: RunFolder, *, allow_config_change: bool = False) -> bool:
     """Trains, alone in its run folder; see `train_alone`."""
     with contextlib.ExitStack() as stack:
         with together():
             stack.enter_context(run.locked())
-        train_alone(config, run, allow_config_change)
+        return train_alone(config, run, allow_config_change)
 
 
-def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) -> None:
+def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) -> bool:
     """Trains until the config's length, Ctrl-C or SIGTERM; goes on where the run folder's last checkpoint is.
 
     Every process of the run calls it with the same arguments.
@@ -48,6 +48,9 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
       config: the run.
       run: its folder, made if there is none.
       allow_config_change: whether a run may go on with another config than it began with.
+
+    Returns whether it is over: trained to the end, or stopped by the Ctrl-C of a person. A SIGTERM comes from a cluster
+    that takes its machines back, which has to know that there is more to do.
     """
     # --- Data: every process reads its rows of each global batch.
     with together():
@@ -185,6 +188,7 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
         announce(
             f"trained {step} steps: {run.path}; listen with: python -m amt_jax.generate --run={run.path} --output=DIR"
         )
+    return step == total_steps or interruption.by_hand
 
 
 def validate(program: Program, params: Any, rows: Rows, batch_size: int) -> dict[str, Any]:
@@ -259,7 +263,7 @@ class Interruption:
     """Turns the first Ctrl-C or SIGTERM into a wish to stop; a second Ctrl-C aborts."""
 
     def __init__(self):
-        self.requested = False
+        self.requested = self.by_hand = False
 
     def __enter__(self) -> Interruption:
         self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -271,6 +275,7 @@ class Interruption:
 
     def _handle(self, number, frame) -> None:
         self.requested = True
+        self.by_hand = number == signal.SIGINT
         signal.signal(signal.SIGINT, signal.default_int_handler)
         print("\nfinishing this step and saving; Ctrl-C again to abort", file=sys.stderr, flush=True)
 

@@ -32,7 +32,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-VERSION = 1
+VERSION = 2  # 1 had the columns of queries, keys and values in another order
 TOKENIZER = "tokenizer.json"
 
 
@@ -99,6 +99,8 @@ class RunFolder:
             raise UserError(f"{path} is damaged ({error!r})") from None
         if version > VERSION:
             raise UserError(f"{path} has version {version}, this program knows {VERSION}; update amt_jax")
+        if version < VERSION:
+            raise UserError(f"{path} is of an older amt_jax, whose network was laid out otherwise; train it again")
         return config
 
     @functools.cached_property

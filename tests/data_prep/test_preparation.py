@@ -13,10 +13,12 @@ from amt_jax.data.record import Record
 from amt_jax.errors import UserError
 from data_prep import pool, shards
 from data_prep.journal import Journal
+from data_prep.local import Interrupted
 from data_prep.metadata import Metadata
 from data_prep.outcome import read
 from data_prep.piece import VERSION
-from data_prep.preparation import Interrupted, Settings, prepare
+from data_prep.preparation import prepare
+from data_prep.settings import Settings
 from tests.music_files import tune, write
 
 SETTINGS = Settings(valid=0.2, test=0.2, min_count=4)
@@ -192,6 +194,17 @@ def test_a_file_that_timed_out_is_tried_again(music, tmp_path, loop):
     assert report.added == 1
     assert report.card.skipped == {"duplicate": 1, "not a MIDI file": 1}
     assert rows(tmp_path / "ds")["Cage/0.mid"].kept
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(music, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(music, folder)
+    os.mkfifo(folder / "Cage/pipe.mid")
+    assert prepare(str(folder), tmp_path / "ds", SETTINGS).card.skipped["unreadable"] == 1
+    assert not prepare(str(folder), tmp_path / "ds", SETTINGS).changed
+    os.remove(folder / "Cage/pipe.mid")
+    write(tune(33), folder / "Cage/pipe.mid")
+    assert prepare(str(folder), tmp_path / "ds", SETTINGS).added == 1
 
 
 def test_new_files_keep_every_split_and_id(music, tmp_path):

@@ -1,0 +1,47 @@
+"""One of several processes, started by test_peers.py: joins the others and does what it is told."""
+
+import os
+import sys
+import time
+
+from amt_jax.errors import UserError, run_command
+from amt_jax.parallel import peers
+from amt_jax.parallel.peers import connect
+
+
+def main() -> None:
+    what, timeout = sys.argv[1], float(sys.argv[2])
+    if what == "freeze":
+        peers.HEARTBEAT = 5
+    with connect(timeout=timeout):
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+        last = jax.process_index() == jax.process_count() - 1
+        sharding = NamedSharding(Mesh(np.array(jax.devices()), "d"), PartitionSpec("d"))
+        ones = jax.make_array_from_callback((jax.device_count(),), sharding, lambda index: np.ones(1, np.float32))
+        total = jax.jit(jnp.sum)
+        print("devices", float(total(ones)), flush=True)
+        if what == "agree":
+            from amt_jax.parallel.processes import agree
+
+            agree("no shard-00002 here; copy it" if last else "")
+        if what == "user-error" and last:
+            raise UserError("the disk is full; free some space")
+        if what == "bug" and last:
+            raise ValueError("boom")
+        while what != "nothing":
+            if what in ("idle", "freeze"):
+                time.sleep(0.1)  # between steps: in no collective
+            elif what == "barrier" and last:
+                time.sleep(1000)
+            else:
+                total(ones).block_until_ready()
+        print("done", flush=True)
+
+
+if __name__ == "__main__":
+    print("pid", os.getpid(), flush=True)
+    run_command(main)
