@@ -12,7 +12,7 @@ from launch import chips
 from launch.report import Figures, estimate
 
 needs_compiler = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed (pip install 'amt_jax[tpu]')"
+    importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler of the tpu extra: make test-heavy"
 )
 
 
@@ -21,6 +21,7 @@ def run(*flags: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
 
 
+@pytest.mark.heavy
 @needs_compiler
 def test_a_small_slice_is_compiled_for(tmp_path):
     done = run(
@@ -42,12 +43,13 @@ def test_a_small_slice_is_compiled_for(tmp_path):
     assert report["checkpoint"]["bytes"] == pytest.approx(12 * report["parameters"], rel=0.01)
 
 
+@pytest.mark.heavy
 @needs_compiler
 def test_what_does_not_fit_says_so():
-    bad = run("--topology=v5e:2x2", "--config.mesh.tensor=3")
-    assert bad.returncode == 2
-    assert "does not divide" in bad.stderr or "devices" in bad.stderr
-    assert "Traceback" not in bad.stderr
+    done = run("--topology=v5e:2x2", "--config.mesh.fsdp=8")
+    assert done.returncode == 2
+    assert "the mesh is data 0" in done.stderr or "but there are 4 devices" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_unknown_topology_names_its_neighbours():
