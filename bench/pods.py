@@ -97,7 +97,7 @@ def table(reports) -> str:
             continue
         own, time = own_step(preset), estimate(largest.programs[0], largest.topology)
         products = time.compute * largest.chips * own["tokens"] / largest.tokens
-        # Gradients are summed once a step; what fsdp gathers and scatters it does in each microbatch, here a single one.
+        # Gradients are summed once a step; fsdp gathers and scatters in each microbatch, of which this has one.
         collectives = largest.programs[0].collectives
         once = collectives.get("all-reduce", (0, 0))[1]
         each_time = sum(size for _, size in collectives.values()) - once
