@@ -6,8 +6,11 @@ python -m launch.compile_check --config=amt_86m --topology=v5e:16x16
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import json
+import math
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -218,6 +221,7 @@ def figures(name: str, compiling) -> Figures:
 
     from launch.hlo import Program
 
+    print(f"compiling the {name} ...", file=sys.stderr, flush=True)
     begin = time.perf_counter()
     try:
         compiled = compiling()
@@ -246,27 +250,20 @@ def figures(name: str, compiling) -> Figures:
 
 
 def checkpoint_layout(layout: Any) -> dict[str, int]:
-    """Which host writes how much of a checkpoint: of each part of an array the first device that holds it."""
-    import collections
-    import math
-
+    """A checkpoint's arrays and bytes, and what a host reads to resume: each part that its chips hold, once."""
     import jax
 
-    written = collections.Counter()
-    leaves = jax.tree.leaves(layout)
+    leaves, hosts = jax.tree.leaves(layout), collections.Counter()
     for leaf in leaves:
         size = math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        owners = {}
-        for device, index in leaf.sharding.devices_indices_map(leaf.shape).items():
-            owners.setdefault(str(index), device.process_index)
-        for host in owners.values():
-            written[host] += size
+        parts = leaf.sharding.devices_indices_map(leaf.shape)
+        for host, _ in {(device.process_index, str(index)) for device, index in parts.items()}:
+            hosts[host] += size
     return {
         "arrays": len(leaves),
-        "bytes": written.total(),
-        "hosts": len({device.process_index for device in leaves[0].sharding.device_set}),
-        "writing_hosts": len(written),
-        "busiest_host": max(written.values()),
+        "bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in leaves),
+        "hosts": len(hosts),
+        "bytes_a_host": max(hosts.values()),
     }
 
 

@@ -53,7 +53,7 @@ class Report:
       tokens: a step.
       formula_flops: of a step on all chips as blockwise attention executes it; see training.flops.
       model_flops: of a step on all chips, nothing computed twice.
-      checkpoint: arrays, bytes in all, hosts, bytes that the busiest host writes.
+      checkpoint: arrays, bytes in all, hosts, bytes that a host reads to resume.
       programs: the compiled ones; the train step first.
     """
 
@@ -122,8 +122,8 @@ def lines(report: Report) -> list[str]:
     hardware, layout = chip(report.topology), report.checkpoint
     found = [
         *report.summary,
-        f"checkpoint: {layout['arrays']} arrays, {size_of(layout['bytes'])}; {layout['writing_hosts']} of "
-        f"{layout['hosts']} hosts write, the busiest {size_of(layout['busiest_host'])}",
+        f"checkpoint: {layout['arrays']} arrays, {size_of(layout['bytes'])}; "
+        f"each of {layout['hosts']} hosts reads {size_of(layout['bytes_a_host'])} to resume",
     ]
     for each in report.programs:
         time = estimate(each, report.topology)
