@@ -229,7 +229,7 @@ def figures(name: str, compiling) -> Figures:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(
-            f"the {name} does not fit a chip's memory: {' '.join(str(error).split())[:300]}; "
+            f"the {name} does not fit a chip's memory ({' '.join(str(error).split())[:300].rstrip('.')}); "
             "divide more with --config.mesh.fsdp, or take fewer --rows, or --config.model.remat=True"
         ) from None
     seconds = time.perf_counter() - begin
