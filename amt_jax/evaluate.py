@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from amt_jax import storage
 from amt_jax.errors import UserError, run_command
 from amt_jax.parallel.peers import add_flags, connect
 
@@ -16,7 +17,7 @@ def main(argv: list[str] | None = None) -> None:
         "Writes report.html, report.json and report.csv.",
         allow_abbrev=False,
     )
-    parser.add_argument("--run", required=True, metavar="RUN", help="run folder")
+    parser.add_argument("--run", required=True, metavar="RUN", help="run folder, here or gs://… or s3://…")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the report")
     parser.add_argument("--split", default="test", help="train, valid or test (default: %(default)s)")
     parser.add_argument("--dataset", default="", metavar="DATASET", help="dataset folder (default: the run's own)")
@@ -32,6 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     add_flags(parser)
     flags = vars(parser.parse_args(argv))
+    flags["output"] = storage.local_path(flags["output"])
     place = [flags.pop(name) for name in ("coordinator", "processes", "process", "connect_timeout")]
     if flags["count"] < 1:
         raise UserError(f"--count is {flags['count']}; it must be at least 1")

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from amt_jax import storage
 from amt_jax.errors import UserError, run_command
 from amt_jax.sampling.settings import GenerationSettings
 
@@ -37,8 +38,8 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="folder of a trained run")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the music")
+    parser.add_argument("--run", required=True, metavar="DIR", help="folder of a trained run, here or gs://… or s3://…")
+    parser.add_argument("--output", type=storage.local_path, required=True, metavar="DIR", help="folder for the music")
     parser.add_argument("--checkpoint", default="best", help="best (default), last, or a step")
     wish = parser.add_argument_group("what to make")
     wish.add_argument("--composer", "--composers", help="one by name or number, several with commas, or all")

@@ -5,22 +5,24 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-import os
 from pathlib import Path
 from typing import Any
 
+from amt_jax import storage
 from amt_jax.errors import UserError, near, run_command
 from amt_jax.parallel.peers import AGAIN, add_flags, connect
 
 EPILOG = """\
 Any field of the config can be overridden as --config.FIELD=VALUE. Often changed:
-  --config.dataset=DATASET                 folder made by python -m data_prep.midi
+  --config.dataset=DATASET                 folder made by python -m data_prep.midi, here or gs://… or s3://…
   --config.steps=3000 --config.epochs=0    length in steps (or --config.steps=0 --config.epochs=20)
   --config.batch_size=8                    rows a microbatch, over all devices
   --config.accumulation=4                  microbatches a step: large batches in little memory
   --config.context=1024                    tokens a row
+  --config.lengths=256:0.5,512:0.2         shorter rows to begin with: length:share of the steps
   --config.optimizer.learning_rate=1e-3    the peak
   --config.model.num_layers=6              also num_heads, num_kv_heads, d_model, d_ff, dropout, remat, dtype
+  --config.ema=0.999                       keep an average of the weights, and use that
   --config.augmentation.transpose=6        semitones up or down, at most
   --config.init=OTHER_RUN                  start from another run's weights (fine-tuning)
   --config.seed=1                          of weights, order, augmentation and dropout
@@ -39,7 +41,9 @@ def main(argv: list[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="a config file, or the name of one in configs/ (demo)")
-    parser.add_argument("--run", metavar="RUN", required=True, help="the run's folder, made if there is none")
+    parser.add_argument(
+        "--run", metavar="RUN", required=True, help="the run's folder, here or gs://… or s3://…, made if there is none"
+    )
     parser.add_argument(
         "--allow-config-change", action="store_true", help="go on with a run although its config or dataset changed"
     )
@@ -68,8 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     if not config.dataset:
         raise UserError("which dataset? give --config.dataset=DATASET, a folder made by python -m data_prep.midi")
     # A run can be gone on with from anywhere.
-    here = {name: os.path.abspath(os.path.expanduser(getattr(config, name))) for name in ("dataset", "init")
-            if getattr(config, name)}  # fmt: skip
+    here = {name: storage.absolute(getattr(config, name)) for name in ("dataset", "init") if getattr(config, name)}
     config = dataclasses.replace(config, **here)
     with connect(args.coordinator, args.processes, args.process, args.connect_timeout):
         over = train(config, run, allow_config_change=args.allow_config_change)

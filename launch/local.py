@@ -126,8 +126,8 @@ def supervise(command: Sequence[str], environments: Sequence[Mapping[str, str]])
             kill(process)
         for number, handler in before.items():
             signal.signal(number, handler)
-    # The others fail because of one: its code says why.
-    failed = [number for number, code in enumerate(codes) if code]
+    # The others fail because of one, the first: its code says why.
+    failed = [number for number, code in codes.items() if code]
     failed.sort(key=lambda number: codes[number] == AGAIN)
     if not failed:
         return 0
@@ -138,8 +138,11 @@ def supervise(command: Sequence[str], environments: Sequence[Mapping[str, str]])
     return code if code > 0 else 128 - code
 
 
-def wait(processes: Sequence[subprocess.Popen], received: list[int]) -> list[int]:
-    """Exit codes of all processes, `AGAIN` for those that had to be killed; passes on the signals in `received`."""
+def wait(processes: Sequence[subprocess.Popen], received: list[int]) -> dict[int, int]:
+    """Exit codes of all processes in the order of their ends, `AGAIN` of those that had to be killed.
+
+    Passes on the signals that come into `received`.
+    """
     codes, deadline = {}, float("inf")
     while len(codes) < len(processes):
         for number, process in enumerate(processes):
@@ -160,7 +163,7 @@ def wait(processes: Sequence[subprocess.Popen], received: list[int]) -> list[int
                     kill(process)
                     codes[number] = AGAIN
         time.sleep(0.05)
-    return [codes[number] for number in range(len(processes))]
+    return codes
 
 
 def kill(process: subprocess.Popen) -> None:
@@ -183,27 +186,27 @@ class Screen:
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._unfinished = None  # (prefix, target) of the line that has no end yet
+        self._bar = None  # (prefix, target) of the progress bar that the cursor stands on
 
     def copy(self, prefix: bytes, source: BinaryIO, target: BinaryIO) -> None:
-        """Copies until the end of `source`. Carriage returns stay, so that a progress bar stays on its line."""
+        """Copies whole lines until the end of `source`. A carriage return ends one too: progress bars stay in place."""
+        rest = b""
         while data := os.read(source.fileno(), 65536):
-            with self._lock:
-                for piece in re.findall(rb"[^\r\n]+|[\r\n]", data):
-                    self._write(prefix, piece, target)
-                target.flush()
+            *lines, rest = re.split(rb"(?<=[\r\n])", rest + data)
+            self._write(prefix, lines, target)
+        self._write(prefix, [rest + b"\n"] if rest else [], target)
 
-    def _write(self, prefix: bytes, piece: bytes, target: BinaryIO) -> None:
-        if self._unfinished not in (None, (prefix, target)):
-            self._unfinished[1].write(b"\n")
-            self._unfinished[1].flush()
-            self._unfinished = None
-        if piece in (b"\r", b"\n"):
-            target.write(piece)
-            self._unfinished = None
-            return
-        target.write(piece if self._unfinished else prefix + piece)
-        self._unfinished = (prefix, target)
+    def _write(self, prefix: bytes, lines: Sequence[bytes], target: BinaryIO) -> None:
+        with self._lock:
+            for line in lines:
+                if line == b"\r":
+                    continue
+                if self._bar not in (None, (prefix, target)):
+                    self._bar[1].write(b"\n")
+                    self._bar[1].flush()
+                target.write(prefix + line)
+                self._bar = (prefix, target) if line.endswith(b"\r") else None
+            target.flush()
 
 
 if __name__ == "__main__":

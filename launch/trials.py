@@ -22,12 +22,13 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from amt_jax.errors import UserError
+from amt_jax.parallel.peers import AGAIN
 from amt_jax.training.config import TrainConfig, differences, flatten
 from launch.space import holds, parse_space
 
 JOURNAL = "study.jsonl"
 # Exit codes of a training that was asked to stop: it saved, or had not begun yet.
-STOPPED = (0, -signal.SIGTERM, -signal.SIGINT)
+STOPPED = (0, AGAIN, -signal.SIGTERM, -signal.SIGINT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +161,8 @@ class Training:
         self._said = log.tell()  # what stands in the log from here on was said by this process
         self._reported = dict(next(t for t in sweep.trials() if t.number == trial.number).intermediate_values)
         self._pruned = False
-        words = [f"--run={sweep.run(trial.number)}", *sweep.settings.words(trial.params)]
+        # In a cluster too, where the sweep may be one of many workers, a training is a process alone.
+        words = ["--processes=1", f"--run={sweep.run(trial.number)}", *sweep.settings.words(trial.params)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "amt_jax.train", *words],
             stdin=subprocess.DEVNULL,

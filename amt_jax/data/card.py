@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from amt_jax import storage
 from amt_jax.errors import UserError, near
 from amt_jax.tokens.spec import TokenSpec
 
@@ -117,15 +118,13 @@ class Card:
         data = dataclasses.asdict(self)
         for name, split in self.splits.items():
             data["splits"][name] |= {"records": split.records, "tokens": split.tokens}
-        path = Path(folder) / FILE
-        temporary = path.with_suffix(".json.part")
-        temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+        storage.write_text(storage.open_folder(folder) / FILE, text)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> Card:
         """Reads `folder`/dataset.json; raises UserError if there is none, or it is damaged or newer."""
-        path = Path(folder) / FILE
+        path = storage.open_folder(folder) / FILE
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -20,7 +20,8 @@ import numpy as np
 from symusic import Score
 from tqdm import tqdm
 
-from amt_jax import __version__
+from amt_jax import __version__, storage
+from amt_jax.data.cache import open_dataset
 from amt_jax.data.card import Card
 from amt_jax.data.pipeline import Records
 from amt_jax.errors import UserError
@@ -160,17 +161,16 @@ def evaluate_run(
 
 def open_records(run: RunFolder, folder: str | os.PathLike, split: str, *, named: bool) -> Records:
     """The records of a split, their conditions by the run's ids; UserError if the run cannot read them."""
-    if not named and not Path(folder).exists():
+    if not named and not storage.open_folder(folder).exists():
         raise UserError(f"the dataset of run {run.path}, {folder}, is not there; name it with --dataset=DATASET")
-    card = Card.load(folder)
+    card, here = open_dataset(folder, (split,))
     if card.spec != run.card.spec:
         raise UserError(
             f"dataset {folder} has another vocabulary ({card.spec.name}, {card.spec.vocab_size} ids) than run "
             f"{run.path} ({run.card.spec.name}, {run.card.spec.vocab_size} ids); prepare it with the run's tokenizer"
         )
-    card.verify(folder, (split,))
     # Between a dataset and a run conditions are matched by name.
-    return Records(folder, dataclasses.replace(card, conditions=run.card.conditions), split)
+    return Records(here, dataclasses.replace(card, conditions=run.card.conditions), split)
 
 
 def load_samples(folder: str | os.PathLike) -> list[Sample]:

@@ -19,18 +19,15 @@ from amt_jax.model.conditioning import ConditionConfig, Conditioning
 
 
 @dataclasses.dataclass(frozen=True)
-class TransformerConfig:
-    """Sizes and choices of the decoder; every field is given by a config file or a dataset.
+class ModelConfig:
+    """Sizes and choices of the decoder that a person makes.
 
     Attributes:
-      vocab_size: V, ids a stream.
-      num_streams: K, token streams a time step.
       num_layers: L.
       num_heads: N; d_model / num_heads is the head dim.
       num_kv_heads: key/value heads; fewer than num_heads is grouped-query attention (Ainslie et al. 2023).
       d_model: D.
       d_ff: F, hidden width of the feed-forward layers.
-      context_length: the longest window it is trained on, in tokens.
       dropout: rate on embeddings and on both residual branches while training.
       norm: "layernorm" or "rmsnorm" (Zhang & Sennrich 2019), before each branch and at the end.
       activation: "gelu" or "swiglu" (Shazeer 2020).
@@ -39,17 +36,13 @@ class TransformerConfig:
       rope_theta: base of the rotary frequencies.
       remat: recompute each layer in the backward pass instead of keeping its activations.
       dtype: compute type, "float32" or "bfloat16"; parameters are float32.
-      conditions: the table of conditions.
     """
 
-    vocab_size: int
-    num_streams: int
     num_layers: int
     num_heads: int
     num_kv_heads: int
     d_model: int
     d_ff: int
-    context_length: int
     dropout: float
     norm: str
     activation: str
@@ -58,6 +51,22 @@ class TransformerConfig:
     rope_theta: float
     remat: bool
     dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig(ModelConfig):
+    """The decoder for a dataset.
+
+    Attributes:
+      vocab_size: V, ids a stream.
+      num_streams: K, token streams a time step.
+      context_length: the longest window it is trained on, in tokens.
+      conditions: the table of conditions.
+    """
+
+    vocab_size: int
+    num_streams: int
+    context_length: int
     conditions: tuple[ConditionConfig, ...] = ()
 
     def __post_init__(self):

@@ -56,12 +56,15 @@ def connect(coordinator: str = "", processes: int = 0, process: int = -1, timeou
 
     Args:
       coordinator: HOST:PORT of process 0; this and the next two win over the environment (see `detect`).
-      processes: how many; 0 is unknown.
+      processes: how many; 0 is unknown, 1 is a process alone whatever the environment says.
       process: the number of this one; -1 is unknown.
       timeout: seconds to wait for the others at the start.
 
     Raises UserError if it is not clear which process this is, if process 0 cannot be reached, or if some never come.
     """
+    if processes == 1:
+        yield
+        return
     given = {"coordinator": coordinator, "processes": processes or "", "process": process if process >= 0 else ""}
     cluster = detect(dict(os.environ) | {FLAGS[name]: str(value) for name, value in given.items() if value != ""})
     if cluster is None or cluster.processes == 1:
@@ -113,7 +116,7 @@ class Peers:
                 f"process 0 cannot listen on port {self._port} of {socket.gethostname()} ({os.strerror(error.errno)}); "
                 f"--coordinator ({FLAGS['coordinator']}) must name a free port"
             ) from None
-        there, problem = {}, ""
+        there, problem = {}, ""  # number of a process -> its connection
         with server:
             while len(there) < self._cluster.processes - 1 and not problem:
                 server.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -130,18 +133,22 @@ class Peers:
                     break
                 connection.settimeout(10)
                 hello = _read(connection)
-                if not hello or "process" not in hello:
+                if not hello or not {"process", "processes", "host"} <= hello.keys():
                     connection.close()  # somebody else, who looked what is on this port
                     continue
                 connection.settimeout(None)
-                name = f"process {hello['process']} (on {hello['host']})"
+                number, name = hello["process"], f"process {hello['process']} (on {hello['host']})"
+                if number in there and _is_closed(there[number]):
+                    # It died while it waited, and was started again.
+                    del self._connections[there[number]]
+                    there.pop(number).close()
                 self._connections[connection] = name
                 if hello["processes"] != self._cluster.processes:
                     problem = f"{name} was told of {hello['processes']} processes, {self._me} of another number"
-                elif hello["process"] == 0 or hello["process"] in there:
-                    first = there.get(hello["process"], self._me)
-                    problem = f"two processes were given the number {hello['process']}: {first} and {name}"
-                there[hello["process"]] = name
+                elif number == 0 or number in there:
+                    first = self._connections[there[number]] if number else self._me
+                    problem = f"two processes were given the number {number}: {first} and {name}"
+                there[number] = connection
         if problem:
             self._tell({"code": 2, "text": problem})
             raise UserError(problem)
@@ -202,7 +209,8 @@ class Peers:
 
     def _on_abort(self, number: int) -> None:
         time.sleep(PATIENCE)
-        self._end({"code": AGAIN, "text": f"{self._me} lost contact with another process; {HELP}"})
+        why = "for the reason in its output, most often because it lost contact with another process"
+        self._end({"code": AGAIN, "text": f"{self._me} was ended by jax {why}; {HELP}"})
 
     def fail(self, error: BaseException) -> None:
         """Prints the error, tells the others, and ends this process."""
@@ -262,6 +270,19 @@ def _read(connection: socket.socket) -> dict | None:
     except (OSError, ValueError):
         return None
     return message if isinstance(message, dict) else None
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    """Whether the other end is gone; it must not have sent anything."""
+    connection.setblocking(False)
+    try:
+        return not connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        connection.setblocking(True)
 
 
 def _start_jax(cluster: Cluster, address: str, timeout: float) -> None:

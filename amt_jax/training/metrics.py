@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,9 +14,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
+from amt_jax import storage
+from amt_jax.errors import UserError
 from amt_jax.training.run_folder import RunFolder
 
 
@@ -56,8 +62,19 @@ class Metrics:
         if not self._active:
             return
         keep_lines(run.metrics_path, step)
-        self._file = open(run.metrics_path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 closed in close()
-        self._board = SummaryWriter(str(run.tensorboard_path), purge_step=step + 1 if step else None)
+        # Objects of a store cannot grow: there the files grow in a folder here and are copied whole.
+        self._run, self._here = run, run
+        if storage.is_remote(run.path):
+            self._here = RunFolder(tempfile.mkdtemp(prefix="amt_jax-"))
+            if run.metrics_path.exists():
+                self._here.metrics_path.write_bytes(run.metrics_path.read_bytes())
+        path = self._here.metrics_path
+        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 closed in close()
+        self._here.tensorboard_path.mkdir(exist_ok=True)
+        # Not SummaryWriter, whose thread dies with a traceback of its own when the disk is full.
+        self._board = EventsWriter(str(self._here.tensorboard_path / "events"))
+        # TensorBoard forgets later steps too.
+        self._board.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
         # A bar that redraws itself belongs on a terminal; a log file gets a line now and then.
         every = 0.5 if sys.stderr.isatty() else 20
         self._bar = tqdm(total=total_steps, initial=step, unit="step", mininterval=every, dynamic_ncols=True)
@@ -93,20 +110,40 @@ class Metrics:
             self._bar.write(text, file=sys.stdout)
             sys.stdout.flush()
 
+    def publish(self) -> None:
+        """Makes sure that all metrics so far are in the run folder, wherever that is."""
+        if self._active and self._here is not self._run:
+            storage.upload(self._here.path, self._run.path)
+
     def close(self) -> None:
         if self._active:
             self._bar.close()
-            self._board.close()
-            self._file.close()
+            with contextlib.suppress(OSError):  # all that was written is there; a full disk was told of before
+                self._board.close()
+                self._file.close()
+            self.publish()
+            if self._here is not self._run:
+                shutil.rmtree(self._here.path)
 
     def _write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         if not self._active:
             return
+        try:
+            self._write_files(step, split, values)
+        except OSError as error:
+            raise UserError(
+                f"cannot write metrics to {self._here.path} ({error.strerror}); "
+                f"make room and start the same command again"
+            ) from None
+
+    def _write_files(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         for name, value in values.items():
             items = {f"{name}/{kind}": v for kind, v in value.items()} if isinstance(value, Mapping) else {name: value}
             for label, number in items.items():
-                self._board.add_scalar(f"{split}/{label}", number, step)
+                event = Event(wall_time=time.time(), step=step, summary=scalar(f"{split}/{label}", number))
+                self._board.write_event(event)
+        self._board.flush()
 
 
 def keep_lines(path: Path, step: int) -> None:
@@ -120,9 +157,7 @@ def keep_lines(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             continue
-    temporary = path.with_suffix(".jsonl.part")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    storage.write_text(path, "".join(kept))
 
 
 def memory_gb() -> float | None:

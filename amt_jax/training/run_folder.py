@@ -6,15 +6,16 @@ import contextlib
 import functools
 import json
 import os
-import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+from etils import epath
 from jax.sharding import Mesh
 
-from amt_jax import __version__
+from amt_jax import __version__, storage
 from amt_jax.data import card as cards
 from amt_jax.data.card import Card
 from amt_jax.errors import UserError
@@ -27,20 +28,18 @@ from amt_jax.training.config import TrainConfig, transformer_config
 if TYPE_CHECKING:
     from amt_jax.tokens.symbolic import SymbolicTokenizer
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 VERSION = 2  # 1 had the columns of queries, keys and values in another order
 TOKENIZER = "tokenizer.json"
 
 
 class RunFolder:
-    """A run folder: config.json, dataset.json, tokenizer.json, checkpoints/, metrics.jsonl, tensorboard/."""
+    """A run folder: config.json, dataset.json, tokenizer.json, checkpoints/, metrics.jsonl, tensorboard/.
+
+    It is on this machine or in an object store; UserError if that cannot be reached.
+    """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
+        self.path = storage.open_folder(path)
 
     def exists(self) -> bool:
         return (self.path / "config.json").exists()
@@ -49,41 +48,43 @@ class RunFolder:
         """Makes the folder or renews one without checkpoints; UserError if it holds something else."""
         if self.path.exists() and not self.exists() and any(self.path.iterdir()):
             raise UserError(f"{self.path} is not empty and no run folder; name another with --run")
-        tokenizer = Path(config.dataset) / TOKENIZER
+        tokenizer = storage.open_folder(config.dataset) / TOKENIZER
         if not tokenizer.exists():
             raise UserError(
                 f"dataset {config.dataset} has no {TOKENIZER}; copy it there, or prepare the dataset in a new folder"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         self.write_config(config)
-        shutil.copyfile(tokenizer, self.path / TOKENIZER)
+        (self.path / TOKENIZER).write_bytes(tokenizer.read_bytes())
         card.save(self.path)
         self.metrics_path.unlink(missing_ok=True)
-        shutil.rmtree(self.tensorboard_path, ignore_errors=True)
+        epath.Path(self.tensorboard_path).rmtree(missing_ok=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other trainings out of the folder, which it makes if need be; UserError if one is at work."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        if fcntl is None or jax.process_index() != 0:
+        """Keeps other trainings out of the folder, which it makes if need be; UserError if one is at work.
+
+        Object stores have no locks that end with their process, so there it keeps nobody out.
+        """
+        if storage.is_remote(self.path):
             yield
             return
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.path.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() != 0:
             yield
+            return
+        try:
+            with storage.lock(self.path, wait=False):
+                yield
         except BlockingIOError:
             raise UserError(f"another training is at work in {self.path}; name another --run") from None
         finally:
-            os.close(folder)
             with contextlib.suppress(OSError):
                 self.path.rmdir()  # if nothing came of it
 
     def write_config(self, config: TrainConfig) -> None:
         data = {"version": VERSION, "amt_jax": __version__, "config": config.to_json()}
-        temporary = self.path / "config.json.part"
-        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path / "config.json")
+        storage.write_text(self.path / "config.json", json.dumps(data, indent=1) + "\n")
 
     def config_json(self) -> dict[str, Any]:
         """The config as saved, unchecked; UserError if there is none, or it is damaged or newer."""
@@ -120,7 +121,11 @@ class RunFolder:
 
         if not (self.path / TOKENIZER).exists():
             raise UserError(f"run folder {self.path} has no {TOKENIZER}; copy it there from its dataset")
-        return SymbolicTokenizer.load(self.path)
+        if not storage.is_remote(self.path):
+            return SymbolicTokenizer.load(self.path)
+        with tempfile.TemporaryDirectory() as here:  # MidiTok reads nothing but local files
+            (Path(here) / TOKENIZER).write_bytes((self.path / TOKENIZER).read_bytes())
+            return SymbolicTokenizer.load(here)
 
     @property
     def metrics_path(self) -> Path:
@@ -146,7 +151,8 @@ class RunFolder:
           mesh: the devices to spread them over, this process's first if not given.
 
         Returns:
-          The network's config and its parameters, a nested dict of float32. UserError if there is no such checkpoint.
+          The network's config and its parameters (their average if the run keeps one), a nested dict of float32.
+          UserError if there is no such checkpoint.
         """
         config = self.model_config
         missing = UserError(
@@ -170,6 +176,6 @@ class RunFolder:
                 model.shapes,
                 parameter_shardings(mesh or one_device(), model.axes),
             )
-            return config, checkpoints.load_params(int(chosen), like)
+            return config, checkpoints.load_params(int(chosen), like, averaged=self.config.ema > 0)
         finally:
             checkpoints.close()

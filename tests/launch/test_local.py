@@ -97,7 +97,7 @@ def test_output_is_prefixed_and_progress_bars_stay_on_their_line():
     words = [sys.executable, "-m", "launch.local", "--processes=2", "--devices=3", "--", sys.executable, "-c", code]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == b"\r[0]  1%\r[0]  2%\n"
+    assert done.stderr == b"[0]  1%\r[0]  2%\n"
     flags = b"--xla_force_host_platform_device_count=3"
     expected = [b"[%d] line %s" % (i, text) for i in range(2) for text in (b"one", b"two 2 " + flags)]
     assert sorted(done.stdout.splitlines()) == sorted(expected)

@@ -1,4 +1,4 @@
-"""Environments as they were recorded on real clusters (names of hosts and users changed) -> which process this is."""
+"""Environments as SLURM, Open MPI, Kubernetes and TPU slices document or show them -> which process this is."""
 
 import contextlib
 

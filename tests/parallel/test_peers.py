@@ -10,9 +10,11 @@ import threading
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
-from amt_jax.parallel.peers import AGAIN, HELP
+from amt_jax.errors import UserError
+from amt_jax.parallel.peers import AGAIN, HELP, connect
 
 WORKER = Path(__file__).with_name("worker.py")
 ROOT = Path(__file__).parents[2]
@@ -178,3 +180,32 @@ def test_processes_that_disagree_all_say_so(start, coordinator, numbers, expecte
         code, last = finish(process)
         assert code == 2
         assert expected in last
+
+
+def test_a_process_that_is_started_again_while_others_are_awaited_takes_its_place(start, coordinator):
+    first, lost = (start("nothing", i, 3, coordinator) for i in (0, 1))
+    port = int(coordinator.rpartition(":")[2])
+    deadline = time.monotonic() + 60
+    while not connected(port):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    lost.kill()
+    lost.wait()
+    for process in [first, *(start("nothing", i, 3, coordinator) for i in (1, 2))]:
+        assert finish(process) == (0, "done")
+
+
+def test_a_process_can_be_alone_in_any_environment(monkeypatch):
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    with pytest.raises(UserError, match="which process of a run is this"), connect():
+        pass
+    with connect(processes=1):
+        assert jax.process_count() == 1
+
+
+def connected(port: int) -> bool:
+    """Whether somebody has a connection to a port of this host."""
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    return any(line[1].endswith(f":{port:04X}") and line[3] == "01" for line in lines)

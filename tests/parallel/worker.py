@@ -23,7 +23,7 @@ def main() -> None:
         sharding = NamedSharding(Mesh(np.array(jax.devices()), "d"), PartitionSpec("d"))
         ones = jax.make_array_from_callback((jax.device_count(),), sharding, lambda index: np.ones(1, np.float32))
         total = jax.jit(jnp.sum)
-        print("devices", float(total(ones)), flush=True)
+        print(f"devices {float(total(ones))}\n", end="", flush=True)  # in one piece: others write here too
         if what == "agree":
             from amt_jax.parallel.processes import agree
 
@@ -39,9 +39,9 @@ def main() -> None:
                 time.sleep(1000)
             else:
                 total(ones).block_until_ready()
-        print("done", flush=True)
+        print("done\n", end="", flush=True)
 
 
 if __name__ == "__main__":
-    print("pid", os.getpid(), flush=True)
+    print(f"pid {os.getpid()}\n", end="", flush=True)
     run_command(main)

@@ -1,0 +1,55 @@
+"""Cache: the copies on this machine of datasets that lie in an object store."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from amt_jax import storage
+from amt_jax.data.card import Card, Shard, file_sha256
+from amt_jax.errors import UserError
+
+
+def open_dataset(folder: str, splits: Sequence[str]) -> tuple[Card, Path]:
+    """A dataset's card, and a folder on this machine with the undamaged shards of `splits`.
+
+    Shards of a remote dataset are fetched once; all runs and processes of a machine share them. UserError if there is
+    no dataset, its store cannot be reached, or a shard is missing or damaged.
+    """
+    card = Card.load(folder)
+    if not storage.is_remote(folder):
+        card.verify(folder, splits)
+        return card, Path(folder)
+    source = storage.open_folder(folder)
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    copy = home / "amt_jax" / "datasets" / hashlib.sha256(repr(card.splits).encode()).hexdigest()[:16]
+    copy.mkdir(parents=True, exist_ok=True)
+    shards = [shard for name in splits if name in card.splits for shard in card.splits[name].shards]
+    if not all(_is_whole(shard, copy) for shard in shards):
+        with storage.lock(copy, wait=True):  # Another process may be fetching them, or just have done so.
+            wanted = [shard for shard in shards if not _is_whole(shard, copy)]
+            for shard in tqdm(wanted, desc=f"fetching {folder} to {copy}", unit="shard", disable=not wanted):
+                for name in (shard.lengths_file, shard.file):
+                    _fetch(source / name, copy / name, shard.sha256 if name == shard.file else None)
+    return card, copy
+
+
+def _is_whole(shard: Shard, folder: Path) -> bool:
+    path = folder / shard.file
+    return (folder / shard.lengths_file).exists() and path.exists() and file_sha256(path) == shard.sha256
+
+
+def _fetch(source: os.PathLike, target: Path, sha256: str | None) -> None:
+    """Downloads a file, which gets its name when it is complete and undamaged."""
+    part = target.with_name(f"{target.name}.part")
+    with storage.reaching(source):
+        storage.file_system(source).get_file(os.fspath(source), str(part))
+    if sha256 and file_sha256(part) != sha256:
+        raise UserError(
+            f"shard {source} is damaged (sha256 differs); copy it there again, or prepare it in a new folder"
+        )
+    os.replace(part, target)
