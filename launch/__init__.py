@@ -1,1 +1,1 @@
-"""Starting trainings: on this host, on clusters, many at once."""
+"""Starting trainings: on this host, on clusters, many at once; and knowing first what they would take."""

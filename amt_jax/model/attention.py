@@ -86,6 +86,11 @@ def _blocks(length: int) -> list[tuple[int, int, int]]:
     return [(first, stop, (stop - first) // 128 if (stop - first) % 128 == 0 else 1) for first, stop in bounds]
 
 
+def blockwise_pairs(length: int) -> int:
+    """Pairs of query and key that `blockwise_attend` computes a head and row, those it masks included."""
+    return sum((stop - first) * stop for first, stop, _ in _blocks(length))
+
+
 def _scores(query, key, segments, row_segments, first):
     """Masked scores of a block of queries over a prefix of keys. -> [B, N, block, prefix] float32."""
     scores = jnp.einsum("BNTH,BNSH->BNTS", query, key, preferred_element_type=jnp.float32)
@@ -137,7 +142,8 @@ def _blockwise_forward(query, key, value, segments):
 
 
 def _blockwise_backward(saved, grad):
-    query, key, value, segments, output, normalizer = saved
+    # Without the barrier the compiler finds these scores to be the forward pass's and keeps all of those instead.
+    query, key, value, segments, output, normalizer = jax.lax.optimization_barrier(saved)
     overlap = jnp.sum(grad.astype(jnp.float32) * output.astype(jnp.float32), axis=-1, keepdims=True)
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     d_query, d_key, d_value = [], jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32)

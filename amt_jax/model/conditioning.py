@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -43,15 +43,21 @@ class Conditioning(nnx.Module):
             }
         )
 
-    def __call__(self, values: Mapping[str, jax.Array], segments: jax.Array) -> jax.Array | float:
+    def __call__(
+        self,
+        values: Mapping[str, jax.Array],
+        segments: jax.Array,
+        constrain: Callable[..., jax.Array] = lambda x: x,
+    ) -> jax.Array | float:
         """The sum to add to token embeddings. values name -> [B, segments] ids, segments [B, T] from 1 -> [B, T, D].
 
-        Padding (segment 0) takes the first segment's values; nothing ever reads it.
+        Padding (segment 0) takes the first segment's values; nothing ever reads it. `constrain` tells where a table
+        lies that is looked up in: whole everywhere.
         """
         total = 0.0
         for config in self.configs:
             ids = jnp.take_along_axis(values[config.name], jnp.maximum(segments - 1, 0), axis=1)  # [B, T]
-            total = total + config.scale * self.tables[config.name][...].astype(self.dtype)[ids]
+            total = total + config.scale * constrain(self.tables[config.name][...].astype(self.dtype))[ids]
         return total
 
 

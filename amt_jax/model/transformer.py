@@ -19,18 +19,15 @@ from amt_jax.model.conditioning import ConditionConfig, Conditioning
 
 
 @dataclasses.dataclass(frozen=True)
-class TransformerConfig:
-    """Sizes and choices of the decoder; every field is given by a config file or a dataset.
+class ModelConfig:
+    """Sizes and choices of the decoder that a person makes.
 
     Attributes:
-      vocab_size: V, ids a stream.
-      num_streams: K, token streams a time step.
       num_layers: L.
       num_heads: N; d_model / num_heads is the head dim.
       num_kv_heads: key/value heads; fewer than num_heads is grouped-query attention (Ainslie et al. 2023).
       d_model: D.
       d_ff: F, hidden width of the feed-forward layers.
-      context_length: the longest window it is trained on, in tokens.
       dropout: rate on embeddings and on both residual branches while training.
       norm: "layernorm" or "rmsnorm" (Zhang & Sennrich 2019), before each branch and at the end.
       activation: "gelu" or "swiglu" (Shazeer 2020).
@@ -39,17 +36,13 @@ class TransformerConfig:
       rope_theta: base of the rotary frequencies.
       remat: recompute each layer in the backward pass instead of keeping its activations.
       dtype: compute type, "float32" or "bfloat16"; parameters are float32.
-      conditions: the table of conditions.
     """
 
-    vocab_size: int
-    num_streams: int
     num_layers: int
     num_heads: int
     num_kv_heads: int
     d_model: int
     d_ff: int
-    context_length: int
     dropout: float
     norm: str
     activation: str
@@ -58,6 +51,22 @@ class TransformerConfig:
     rope_theta: float
     remat: bool
     dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig(ModelConfig):
+    """The decoder for a dataset.
+
+    Attributes:
+      vocab_size: V, ids a stream.
+      num_streams: K, token streams a time step.
+      context_length: the longest window it is trained on, in tokens.
+      conditions: the table of conditions.
+    """
+
+    vocab_size: int
+    num_streams: int
+    context_length: int
     conditions: tuple[ConditionConfig, ...] = ()
 
     def __post_init__(self):
@@ -234,13 +243,13 @@ class Transformer(nnx.Module):
           [B, T, K, V] float32.
         """
         x, _ = self.hidden(tokens, positions, segments, conditions, dropout_key, placement)
-        return placement.constrain(self.logits(x), "batch", "time")
+        return placement.constrain(self.logits(x, placement), "batch", "time")
 
     def hidden(
         self, tokens, positions, segments, conditions, dropout_key=None, placement: Placement = ONE_DEVICE
     ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
         """The last hidden states [B, T, D] and each layer's (key, value) [B, T, K, H], the latter to fill a cache."""
-        x = self.embed(tokens) + self.conditioning(conditions, segments)
+        x = self.embed(tokens, placement) + self.conditioning(conditions, segments, placement.constrain)
         keys = [None] * (len(self.layers) + 1)
         if dropout_key is not None:
             keys = list(jax.random.split(dropout_key, len(keys)))
@@ -268,29 +277,30 @@ class Transformer(nnx.Module):
         Returns:
           logits [B, K, V] float32 and the cache with slot `index` filled.
         """
-        x = self.embed(tokens) + self.conditioning_step(conditions)
+        x = self.embed(tokens, placement) + self.conditioning_step(conditions, placement)
         rotary = rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
         caches = []
         for layer, layer_cache in zip(self.layers, cache, strict=True):
             x, layer_cache = layer.step(x, rotary, layer_cache, index, mask, placement)
             caches.append(layer_cache)
-        return self.logits(self.norm(x)), caches
+        return self.logits(self.norm(x), placement), caches
 
-    def conditioning_step(self, conditions):
+    def conditioning_step(self, conditions, placement: Placement = ONE_DEVICE):
         """The conditions' sum for one token a row. name -> [B, 1] -> [B, D]."""
         if not self.config.conditions:
             return 0.0
         batch = next(iter(conditions.values())).shape[0]
-        return self.conditioning(conditions, jnp.ones((batch, 1), jnp.int32))[:, 0]
+        return self.conditioning(conditions, jnp.ones((batch, 1), jnp.int32), placement.constrain)[:, 0]
 
-    def embed(self, tokens: jax.Array) -> jax.Array:
+    def embed(self, tokens: jax.Array, placement: Placement = ONE_DEVICE) -> jax.Array:
         """Sum of the streams' embeddings. [..., K] -> [..., D]."""
-        table = self.embedding[...].astype(self.config.dtype)
+        # Whole where it is looked up in: rows of a part each would have to be exchanged for parts of rows.
+        table = placement.constrain(self.embedding[...].astype(self.config.dtype))
         return sum(table[stream][tokens[..., stream]] for stream in range(self.config.num_streams))
 
-    def logits(self, x: jax.Array) -> jax.Array:
+    def logits(self, x: jax.Array, placement: Placement = ONE_DEVICE) -> jax.Array:
         """Scaled products with the embeddings. [..., D] -> [..., K, V] float32."""
-        table = self.embedding[...].astype(x.dtype)
+        table = placement.constrain(self.embedding[...].astype(x.dtype))
         products = jnp.einsum("...D,KVD->...KV", x, table, preferred_element_type=jnp.float32)
         return products * self.config.d_model**-0.5
 

@@ -131,7 +131,8 @@ def prefill(graph, params, conditions, window, first, *, slots, mesh):
     branches = logits_rows(conditions, window) // window.shape[0]
     tokens, positions, segments = (jnp.tile(x, (branches, 1)) for x in (window, positions, segments))
     hidden, layers = model.hidden(tokens[..., None], positions, segments, conditions, placement=placement(mesh))
-    return cache.fill(layers, slots, mesh), constrain(mesh, model.logits(hidden[:, -1])[:, 0], "batch")
+    logits = model.logits(hidden[:, -1], placement(mesh))[:, 0]
+    return cache.fill(layers, slots, mesh), constrain(mesh, logits, "batch")
 
 
 def logits_rows(conditions, window):

@@ -29,8 +29,8 @@ logging.getLogger("absl").addFilter(lambda record: not (record.exc_info and "orb
 class Checkpoints:
     """The checkpoints in a folder: each is whole or is not there, whenever the process dies.
 
-    One holds the parameters, the optimizer's state, and two numbers: steps taken (with the config's seed, the
-    state of everything random) and data rows consumed.
+    One holds the parameters, their average if the run keeps one, the optimizer's state, and two numbers: steps taken
+    (with the config's seed, the state of everything random) and data rows consumed.
     """
 
     def __init__(self, folder: str | os.PathLike, keep: int | None = None):
@@ -72,7 +72,7 @@ class Checkpoints:
         """Starts saving in the background, after the save before; `state` may be donated as soon as this returns."""
         step = int(state.step)
         metrics = {METRIC: valid_loss} if valid_loss is not None and math.isfinite(valid_loss) else None
-        parts = {"params": state.params, "optimizer": state.optimizer, "progress": {"step": step, "rows": rows}}
+        parts = _parts(state, step, rows)
         with together():
             self._check_room(parts)
         # Without force Orbax skips a save, silently, while the one before is still being written.
@@ -81,14 +81,15 @@ class Checkpoints:
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, int]:
         """The state of `step`, laid out as `like` (arrays, or shapes with shardings), and the rows consumed."""
-        like_parts = {"params": like.params, "optimizer": like.optimizer, "progress": {"step": 0, "rows": 0}}
-        parts = self._load(step, like_parts)
+        parts = self._load(step, _parts(like, 0, 0))
         counter = jax.device_put(np.asarray(parts["progress"]["step"], np.int32), like.step.sharding)
-        return TrainState(parts["params"], parts["optimizer"], counter), int(parts["progress"]["rows"])
+        state = TrainState(parts["params"], parts["optimizer"], counter, parts.get("average"))
+        return state, int(parts["progress"]["rows"])
 
-    def load_params(self, step: int, like: Any) -> Any:
-        """The parameters of `step` alone, laid out as `like`."""
-        return self._load(step, {"params": like})["params"]
+    def load_params(self, step: int, like: Any, *, averaged: bool) -> Any:
+        """The parameters of `step` alone, or their average, laid out as `like`."""
+        name = "average" if averaged else "params"
+        return self._load(step, {name: like})[name]
 
     def _load(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -128,6 +129,12 @@ class Checkpoints:
         except Exception as error:  # as in _load
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise UserError(f"cannot write a checkpoint to {self._orbax.directory} ({reason})") from error
+
+
+def _parts(state: TrainState, step: int, rows: int) -> dict[str, Any]:
+    """What a checkpoint consists of, by name."""
+    parts = {"params": state.params, "optimizer": state.optimizer, "progress": {"step": step, "rows": rows}}
+    return parts if state.average is None else parts | {"average": state.average}
 
 
 @functools.cache

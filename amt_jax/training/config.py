@@ -14,30 +14,9 @@ from amt_jax.data.card import Card
 from amt_jax.data.pipeline import Augmentation
 from amt_jax.errors import UserError, near
 from amt_jax.model.conditioning import ConditionConfig
-from amt_jax.model.transformer import TransformerConfig
+from amt_jax.model.transformer import ModelConfig, TransformerConfig
 from amt_jax.parallel.mesh import MeshConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The fields of TransformerConfig that a config file gives; the others come from the dataset and `context`.
-
-    `dtype` may be "auto": bfloat16 on accelerators, float32 on a CPU.
-    """
-
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    d_model: int
-    d_ff: int
-    dropout: float
-    norm: str
-    activation: str
-    qk_norm: bool
-    bias: bool
-    rope_theta: float
-    remat: bool
-    dtype: str
+from amt_jax.training.lengths import phases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +31,7 @@ class OptimizerConfig:
       b2: decay of the gradients' variance.
       weight_decay: of linear layers' kernels, a unit of learning rate.
       clip_norm: the largest global norm of the gradients.
+      layer_decay: factor on the learning rate from a layer to the one below it, see optimizer.depth_factors; 1: none.
     """
 
     learning_rate: float
@@ -61,6 +41,7 @@ class OptimizerConfig:
     b2: float
     weight_decay: float
     clip_norm: float
+    layer_decay: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,18 +61,20 @@ class TrainConfig:
       init: run folder whose best weights to start from, empty for random ones.
       seed: of initial weights, order of data, augmentation and dropout.
       context: tokens a row.
+      lengths: context lengths that the run begins with, see lengths.phases; empty for none.
       batch_size: rows a microbatch, over all devices.
       accumulation: microbatches a step.
       steps: length of the run in steps, or 0 to give it in epochs.
       epochs: length of the run in epochs, or 0 to give it in steps.
       label_smoothing: share of the target spread over the vocabulary.
       token_dropout: share of input tokens replaced by PAD.
+      ema: decay of the average of weights that is validated and used, see step.train_step; 0 for none.
       validate_every: steps between validations, 0 for the end of every epoch.
       save_every: steps between checkpoints, 0 for the end of every epoch.
       save_minutes: a checkpoint is never older than this many minutes.
       keep: newest checkpoints kept, besides the best.
       log_every: steps between lines of metrics.jsonl.
-      model: the network.
+      model: the network; its dtype may be "auto": bfloat16 on accelerators, float32 on a CPU.
       optimizer: the optimizer.
       conditions: name -> settings; a condition that the dataset lacks is left out.
       augmentation: variation of pieces.
@@ -102,12 +85,14 @@ class TrainConfig:
     init: str
     seed: int
     context: int
+    lengths: str
     batch_size: int
     accumulation: int
     steps: int
     epochs: float
     label_smoothing: float
     token_dropout: float
+    ema: float
     validate_every: int
     save_every: int
     save_minutes: float
@@ -126,7 +111,7 @@ class TrainConfig:
         for name in ("steps", "epochs", "validate_every", "save_every", "save_minutes", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"config.{name} is {getattr(self, name)}; it must not be negative")
-        for name in ("label_smoothing", "token_dropout"):
+        for name in ("label_smoothing", "token_dropout", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"config.{name} is {getattr(self, name)}; it must be in [0, 1)")
         for name in ("num_layers", "num_heads", "num_kv_heads", "d_model", "d_ff"):
@@ -140,12 +125,14 @@ class TrainConfig:
             ("b2", 0, 0.99999),
             ("weight_decay", 0, 100),
             ("clip_norm", 1e-9, 1e9),
+            ("layer_decay", 1e-9, 1),
         ):
             _limit(f"optimizer.{name}", getattr(self.optimizer, name), low, high)
         for name, condition in self.conditions.items():
             _limit(f"conditions.{name}.dropout", condition.dropout, 0, 1)
         if bool(self.steps) == bool(self.epochs):
             raise UserError("give the run's length once: config.steps or config.epochs, and 0 for the other")
+        phases(self.lengths, self.context, 1)  # raises if they are none
 
     @property
     def rows_per_step(self) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import math
 import signal
 import sys
@@ -10,7 +12,7 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+from tqdm import tqdm
 
 from amt_jax.data.cache import open_dataset
 from amt_jax.data.card import Card
@@ -21,11 +23,11 @@ from amt_jax.parallel.mesh import local_rows, make_mesh, put_batch
 from amt_jax.parallel.processes import is_first, put_wishes, together
 from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import TrainConfig, differences, transformer_config
+from amt_jax.training.lengths import cut, length_at, phases
 from amt_jax.training.metrics import Metrics, add
 from amt_jax.training.optimizer import learning_rate_schedule
 from amt_jax.training.program import Program, compile_step, make_program
 from amt_jax.training.run_folder import RunFolder
-from amt_jax.training.step import TrainState
 from amt_jax.training.summary import size_of, summary, weak_spots
 from amt_jax.training.transfer import transfer
 
@@ -73,6 +75,12 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
     # --- Network, optimizer and where they lie on the devices.
     mesh = make_mesh(config.mesh, config.batch_size, model_config)
     program = make_program(config, model_config, card.spec, mesh, total_steps)
+    lengths = phases(config.lengths, config.context, total_steps)
+    for length, _ in lengths:
+        if length % mesh.shape["sequence"]:
+            raise UserError(
+                f"the mesh's sequence = {mesh.shape['sequence']} does not divide {length} of config.lengths"
+            )
 
     # --- The run folder: the first process writes it, all must see it.
     with together():
@@ -95,9 +103,7 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
             with together():
                 found = transfer(RunFolder(config.init), config, card, params)
             params = jax.device_put(found, jax.tree.map(lambda x: x.sharding, params))
-        state = TrainState(
-            params, program.init_optimizer(params), jax.device_put(jnp.int32(0), program.layout.step.sharding)
-        )
+        state = program.init_state(params)
     step = int(state.step)
 
     # --- Say what is about to happen, and compile it.
@@ -112,13 +118,24 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
     announce(f"conditions: {', '.join(names) or 'none'}" + (f"; not used: {', '.join(unused)}" if unused else ""))
     if validation is None:
         announce("the dataset has no validation split: nothing is validated, the best checkpoint is the last")
-    begin = time.monotonic()
-    step_function = compile_step(program, model_config, config.rows_per_step, plan.max_segments)
-    needs = step_function.memory_analysis()
-    announce(
-        f"compiled in {time.monotonic() - begin:.0f} s; in a step a device holds "
-        f"{size_of(needs.argument_size_in_bytes)} and works in {size_of(needs.temp_size_in_bytes)} more"
-    )
+    if config.lengths:
+        announce("rows are cut: " + ", then ".join(f"{length} tokens up to step {stop}" for length, stop in lengths))
+
+    @functools.lru_cache(maxsize=1)
+    def step_function(length: int) -> jax.stages.Compiled:
+        """The step for rows cut to `length`, compiled when its phase begins."""
+        begin, rows = time.monotonic(), config.rows_per_step * config.context // length
+        compiled = compile_step(
+            program, dataclasses.replace(model_config, context_length=length), rows, plan.max_segments
+        )
+        needs = compiled.memory_analysis()
+        announce(
+            f"compiled for rows of {length} in {time.monotonic() - begin:.0f} s; in a step a device holds "
+            f"{size_of(needs.argument_size_in_bytes)} and works in {size_of(needs.temp_size_in_bytes)} more"
+        )
+        return compiled
+
+    step_function(length_at(lengths, step))
 
     # --- Steps. The metrics of step i - 1 are read after step i is dispatched, so that the device never waits.
     schedule = learning_rate_schedule(config.optimizer, total_steps)
@@ -150,10 +167,11 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
         with Interruption() as interruption:
             stop = False
             while step < total_steps and not stop:
-                batch = put_batch(next(iterator), mesh, config.rows_per_step)
+                length = length_at(lengths, step)
+                batch = put_batch(cut(next(iterator), length), mesh, config.rows_per_step * config.context // length)
                 old = config.save_minutes and time.monotonic() - saved_at > 60 * config.save_minutes
                 wishes = [interruption.requested, bool(old)]
-                state, sums, wished = step_function(state, batch, put_wishes(wishes, mesh))
+                state, sums, wished = step_function(length)(state, batch, put_wishes(wishes, mesh))
                 heard = read_metrics()
                 # Several processes hear of a wish one step later, all in the same one; a process alone need not wait.
                 stop, save = heard if jax.process_count() > 1 else [interruption.requested, old]
@@ -165,7 +183,7 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
                 valid_loss = None
                 if validation and (last or due(step, config.validate_every, ended_epoch)):
                     read_metrics()
-                    found = validate(program, state.params, validation, config.batch_size)
+                    found = validate(program, state.eval_params, validation, config.batch_size)
                     valid_loss = log.valid(step, found)
                 better = valid_loss is not None and valid_loss < lowest
                 if last or better or save or stop or due(step, config.save_every, ended_epoch):
@@ -229,6 +247,11 @@ def check_resumable(run: RunFolder, config: TrainConfig, card: Card, allowed: bo
             f"dataset {config.dataset} has other tokens or conditions than {run.path} was made with; "
             f"start a new run from its weights: --run=NEW --config.init={run.path}"
         )
+    if bool(config.ema) != bool(run.config.ema):
+        raise UserError(
+            f"{run.path} was begun with config.ema={run.config.ema}; an average is kept from the first step or not at "
+            f"all, so repeat that or start a new run from its weights: --run=NEW --config.init={run.path}"
+        )
     changes = differences(run.config, config)
     for name in ("train", "valid"):
         old, new = (c.splits[name].content[:12] if name in c.splits else "none" for c in (run.card, card))
@@ -283,4 +306,5 @@ class Interruption:
 
 def announce(text: str) -> None:
     if is_first():
-        print(text, flush=True)
+        tqdm.write(text, file=sys.stdout)  # beside a progress bar, if there is one
+        sys.stdout.flush()

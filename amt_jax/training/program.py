@@ -31,7 +31,7 @@ class Program(NamedTuple):
       model: the network.
       layout: shapes and shardings of the whole state.
       init_params: PRNG key -> parameters.
-      init_optimizer: parameters -> the optimizer's state.
+      init_state: parameters, donated -> the state before the first step.
       step: (state, donated; batch; wishes [devices, W]) -> state, sums, wishes of any [W]; see step.train_step.
       evaluate: (parameters, batch) -> sums; see step.eval_step.
     """
@@ -40,7 +40,7 @@ class Program(NamedTuple):
     model: AbstractModel
     layout: TrainState
     init_params: Callable
-    init_optimizer: Callable
+    init_state: Callable
     step: Callable
     evaluate: Callable
 
@@ -51,7 +51,7 @@ def make_program(
     """The programs of `config` for a vocabulary and a mesh; nothing is compiled yet."""
     model = abstract_model(model_config)
     optimizer = make_optimizer(config.optimizer, total_steps)
-    layout = state_layout(model, optimizer, mesh)
+    layout = state_layout(model, optimizer, mesh, averaged=config.ema > 0)
     shardings = jax.tree.map(lambda x: x.sharding, layout)
     whole = sharding(mesh)
     common = {
@@ -68,18 +68,23 @@ def make_program(
         regularization=Regularization(
             config.label_smoothing, config.token_dropout, spec.pad, model_config.conditions, dropout=True
         ),
+        ema=config.ema,
         **common,
     )
 
     def step_and_listen(state, batch, wishes):
         return *step(state, batch), jnp.any(wishes, axis=0)
 
+    def init_state(params):
+        average = jax.tree.map(jnp.copy, params) if config.ema else None
+        return TrainState(params, optimizer.init(params), jnp.int32(0), average)
+
     return Program(
         mesh=mesh,
         model=model,
         layout=layout,
         init_params=jax.jit(functools.partial(init_params, model_config), out_shardings=shardings.params),
-        init_optimizer=jax.jit(optimizer.init, out_shardings=shardings.optimizer),
+        init_state=jax.jit(init_state, donate_argnums=0, out_shardings=shardings),
         step=jax.jit(step_and_listen, donate_argnums=0, out_shardings=(shardings, whole, whole)),
         evaluate=jax.jit(functools.partial(eval_step, **common), out_shardings=whole),
     )
@@ -91,8 +96,10 @@ def compile_step(program: Program, model: TransformerConfig, rows: int, segments
     return program.step.lower(program.layout, batch_shapes(program.mesh, model, rows, segments), wishes).compile()
 
 
-def state_layout(model: AbstractModel, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Shapes and shardings of the whole state; the optimizer's moments lie as their parameters do."""
+def state_layout(
+    model: AbstractModel, optimizer: optax.GradientTransformation, mesh: Mesh, *, averaged: bool = False
+) -> TrainState:
+    """Shapes and shardings of the whole state; moments and average lie as their parameters do."""
     shardings = parameter_shardings(mesh, model.axes)
 
     def placed(shape, place):
@@ -107,7 +114,8 @@ def state_layout(model: AbstractModel, optimizer: optax.GradientTransformation, 
         transform_non_params=lambda shape: placed(shape, whole),
     )
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-    return TrainState(jax.tree.map(placed, model.shapes, shardings), optimizer_state, step)
+    params = jax.tree.map(placed, model.shapes, shardings)
+    return TrainState(params, optimizer_state, step, params if averaged else None)
 
 
 def batch_shapes(mesh: Mesh, model: TransformerConfig, rows: int, segments: int) -> dict[str, Any]:

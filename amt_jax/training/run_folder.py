@@ -151,7 +151,8 @@ class RunFolder:
           mesh: the devices to spread them over, this process's first if not given.
 
         Returns:
-          The network's config and its parameters, a nested dict of float32. UserError if there is no such checkpoint.
+          The network's config and its parameters (their average if the run keeps one), a nested dict of float32.
+          UserError if there is no such checkpoint.
         """
         config = self.model_config
         missing = UserError(
@@ -175,6 +176,6 @@ class RunFolder:
                 model.shapes,
                 parameter_shardings(mesh or one_device(), model.axes),
             )
-            return config, checkpoints.load_params(int(chosen), like)
+            return config, checkpoints.load_params(int(chosen), like, averaged=self.config.ema > 0)
         finally:
             checkpoints.close()

@@ -19,11 +19,24 @@ from amt_jax.model.transformer import ONE_DEVICE, Placement
 
 
 class TrainState(NamedTuple):
-    """What a step changes: parameters (nested dict of float32), optimizer state, steps taken."""
+    """What a step changes.
+
+    Attributes:
+      params: parameters, a nested dict of float32.
+      optimizer: its state.
+      step: steps taken.
+      average: of the parameters over the steps, laid out as they are; None if none is kept.
+    """
 
     params: Any
     optimizer: Any
     step: jax.Array
+    average: Any = None
+
+    @property
+    def eval_params(self) -> Any:
+        """What to validate and use: the average, if one is kept."""
+        return self.params if self.average is None else self.average
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +69,7 @@ def train_step(
     seed: int,
     accumulation: int,
     regularization: Regularization,
+    ema: float = 0.0,
     placement: Placement = ONE_DEVICE,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from `accumulation` microbatches, equal to one from a single large batch.
@@ -70,6 +84,9 @@ def train_step(
       seed: together with the step's number, of everything random in it.
       accumulation: A.
       regularization: what is random.
+      ema: d of the average, if the state holds one: average += (1 - min(d, (1 + t) / (10 + t))) (params - average) in
+        step t = 0, 1, …, which begins at the initial parameters and forgets them soon (the warm-up of TensorFlow's
+        ExponentialMovingAverage).
       placement: how the network runs on the devices at hand.
 
     Returns:
@@ -101,7 +118,11 @@ def train_step(
 
     updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(params, optimizer_state, state.step + 1), found | {"grad_norm": optax.tree.norm(grads)}
+    average = state.average
+    if average is not None:
+        decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step))
+        average = optax.incremental_update(params, average, 1 - decay)
+    return TrainState(params, optimizer_state, state.step + 1, average), found | {"grad_norm": optax.tree.norm(grads)}
 
 
 def eval_step(

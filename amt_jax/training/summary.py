@@ -18,13 +18,14 @@ def summary(program: Program, config: TrainConfig, model: TransformerConfig) -> 
     processes = len({device.process_index for device in mesh.devices.flat})
     kind = mesh.devices.flat[0].device_kind
     size = sum(x.size for x in jax.tree.leaves(program.model.shapes))
-    kept = device_bytes(layout.params), device_bytes(layout.optimizer)
+    parts = {"parameters": layout.params, "optimizer": layout.optimizer, "average": layout.average}
+    kept = {name: device_bytes(part) for name, part in parts.items() if part is not None}
     tokens = config.rows_per_step * config.context
     rows = config.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"])
     return [
         f"mesh: {axes} = {mesh.size} x {kind} in {count(processes, 'process')}, computing in {model.dtype}",
-        f"{size / 1e6:.1f} M parameters; a device keeps {size_of(sum(kept))}: "
-        f"parameters {size_of(kept[0])}, optimizer {size_of(kept[1])}",
+        f"{size / 1e6:.1f} M parameters; a device keeps {size_of(sum(kept.values()))}: "
+        + ", ".join(f"{name} {size_of(part)}" for name, part in kept.items()),
         f"a step: {count(config.rows_per_step, 'row')} of {config.context} = {tokens:,} tokens, "
         f"{count(rows, 'row')} a device in each of {count(config.accumulation, 'microbatch')}",
     ]

@@ -111,7 +111,7 @@ def test_a_token_depends_on_its_past_alone(config, make_params, attend):
     class Soft(Transformer):
         """Takes embeddings for tokens, so that there is a gradient."""
 
-        def embed(self, tokens):
+        def embed(self, tokens, placement):
             return tokens
 
     graph = nnx.graphdef(nnx.eval_shape(lambda: Soft(config, rngs=nnx.Rngs(0))))

@@ -77,7 +77,7 @@ def one_device(records):
 
 def make(sgd: bool) -> optax.GradientTransformation:
     # SGD's update is the gradient itself; AdamW's blows up rounding where a gradient is nearly zero.
-    return optax.sgd(1.0) if sgd else make_optimizer(OptimizerConfig(3e-3, 0.1, 0.1, 0.9, 0.99, 0.1, 1.0), 50)
+    return optax.sgd(1.0) if sgd else make_optimizer(OptimizerConfig(3e-3, 0.1, 0.1, 0.9, 0.99, 0.1, 1.0, 1.0), 50)
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
@@ -95,6 +95,13 @@ def test_loss_gradients_and_parameters_equal_one_device(records, one_device, mes
         assert np.linalg.norm(gradient) > 1e-4, f"{name} has no gradient to compare"
         assert np.linalg.norm(gradient - other) <= 1e-5 * np.linalg.norm(gradient), name
         assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(a), name
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(4, 2, 1, 1), MeshConfig(2, 2, 2, 1), MeshConfig(2, 2, 1, 2)], ids=str)
+def test_no_activation_goes_to_where_a_table_lies(records, mesh, capfd):
+    """The compiler warns where it can only gather an array everywhere to cut it in another way."""
+    run(records, config(), mesh, make(True), 1)
+    assert "rematerialization" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=str)

@@ -21,7 +21,7 @@ MODEL = TransformerConfig(
     dropout=0.0, norm="rmsnorm", activation="swiglu", qk_norm=True, bias=False, rope_theta=1e4, remat=False,
     dtype="float32",
 )  # fmt: skip
-OPTIMIZER = OptimizerConfig(1e-2, 0.1, 0.1, 0.9, 0.99, 0.1, 1.0)
+OPTIMIZER = OptimizerConfig(1e-2, 0.1, 0.1, 0.9, 0.99, 0.1, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,16 @@ def test_parameters_and_moments_are_spread_by_the_rules():
 
 
 def test_memory_a_device_falls_with_fsdp():
-    def kept(parts):
+    def kept(parts, averaged):
         mesh = make_mesh(MeshConfig(1, parts, 1, 1), 8, MODEL)
-        return device_bytes(state_layout(abstract_model(MODEL), make_optimizer(OPTIMIZER, 10), mesh))
+        layout = state_layout(abstract_model(MODEL), make_optimizer(OPTIMIZER, 10), mesh, averaged=averaged)
+        return device_bytes(layout)
 
-    whole = sum(x.size for x in jax.tree.leaves(abstract_model(MODEL).shapes)) * 12  # parameter and two moments
-    assert kept(1) == pytest.approx(whole, rel=1e-3)
-    for parts in (2, 4, 8):
-        assert kept(parts) == pytest.approx(whole / parts, rel=0.05)  # norms stay whole
+    for averaged, numbers in ((False, 3), (True, 4)):  # a parameter, two moments, its average
+        whole = 4 * numbers * sum(x.size for x in jax.tree.leaves(abstract_model(MODEL).shapes))
+        assert kept(1, averaged) == pytest.approx(whole, rel=1e-3)
+        for parts in (2, 4, 8):
+            assert kept(parts, averaged) == pytest.approx(whole / parts, rel=0.05)  # norms stay whole
 
 
 def test_a_batch_is_cut_by_rows_and_time():

@@ -74,7 +74,9 @@ def final_state():
     def load(run: RunFolder) -> TrainState:
         config = transformer_config(run.config, run.card)
         mesh = make_mesh(MeshConfig(1, 1, 1, 1), 1, config)
-        layout = state_layout(abstract_model(config), make_optimizer(run.config.optimizer, 1), mesh)
+        layout = state_layout(
+            abstract_model(config), make_optimizer(run.config.optimizer, 1), mesh, averaged=run.config.ema > 0
+        )
         checkpoints = Checkpoints(run.checkpoints_path)
         state, _ = checkpoints.restore(checkpoints.latest, layout)
         checkpoints.close()

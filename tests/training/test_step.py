@@ -13,10 +13,10 @@ from amt_jax.data.pipeline import Records, Rows, batches
 from amt_jax.data.plan import TrainPlan
 from amt_jax.model.params import abstract_model, init_params
 from amt_jax.training.config import OptimizerConfig, transformer_config
-from amt_jax.training.optimizer import decayed, learning_rate_schedule, make_optimizer
+from amt_jax.training.optimizer import decayed, depth_factors, learning_rate_schedule, make_optimizer
 from amt_jax.training.step import Regularization, TrainState, eval_step, train_step
 
-OPTIMIZER = OptimizerConfig(1e-2, 0.1, 0.1, 0.9, 0.99, 0.1, 1.0)
+OPTIMIZER = OptimizerConfig(1e-2, 0.1, 0.1, 0.9, 0.99, 0.1, 1.0, 1.0)
 SGD = optax.sgd(1.0)  # unlike Adam it does not blow up rounding
 NONE = Regularization(label_smoothing=0.1)
 
@@ -115,6 +115,44 @@ def test_only_kernels_of_linear_layers_decay(setup):
         if np.any(value)
     }
     assert moved == yes
+
+
+def test_lower_layers_move_less_by_the_documented_factors(setup):
+    expected = {"embedding": 1 / 8, "conditioning.tables.composer": 1 / 8, "norm.scale": 1}
+    expected |= {"layers.0": 1 / 4, "layers.1": 1 / 2}
+    plain, slowed = (make_optimizer(dataclasses.replace(OPTIMIZER, layer_decay=decay), 10) for decay in (1.0, 0.5))
+    grads = setup.step()[0].params  # any numbers will do
+
+    @jax.jit
+    def update(params):
+        return [optimizer.update(grads, optimizer.init(params), params)[0] for optimizer in (plain, slowed)]
+
+    before, after = update(setup.params)
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        factor = next(factor for start, factor in expected.items() if name.startswith(start))
+        assert np.any(x), name
+        np.testing.assert_array_equal(y, factor * x, err_msg=name)  # a power of two is exact
+    assert set(jax.tree.leaves(depth_factors(setup.params, 1.0))) == {1.0}
+
+
+def test_the_average_of_weights_is_that_of_the_formula(setup):
+    step = jax.jit(
+        functools.partial(
+            train_step, optimizer=SGD, accumulation=1, regularization=NONE, seed=0, ema=0.25, **setup.static
+        )
+    )
+    state = TrainState(setup.params, SGD.init(setup.params), jnp.int32(0), setup.params)
+    expected = jax.tree.map(lambda x: np.asarray(x, np.float64), setup.params)
+    for decay in (1 / 10, 2 / 11, 3 / 12, 0.25, 0.25):
+        state, _ = step(state, setup.batch)
+        expected = jax.tree.map(
+            lambda old, new, decay=decay: decay * old + (1 - decay) * np.asarray(new, np.float64),
+            expected, state.params,
+        )  # fmt: skip
+        tree_close(state.average, expected, 1e-5)
+    assert state.eval_params is state.average
+    assert state._replace(average=None).eval_params is state.params
 
 
 def test_learning_rate_warms_up_and_falls_by_fractions_of_the_run():

@@ -1,0 +1,74 @@
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+
+from amt_jax.errors import UserError
+from launch import chips
+from launch.report import Figures, estimate
+
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler of the tpu extra: make test-heavy"
+)
+
+
+def run(*flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "launch.compile_check", "--config=demo", *flags]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+
+
+@pytest.mark.heavy
+@needs_compiler
+def test_a_small_slice_is_compiled_for(tmp_path):
+    done = run(
+        "--topology=v5e:2x2", "--config.mesh.fsdp=2", "--config.context=256", "--config.model.num_layers=1",
+        "--config.accumulation=2", f"--output={tmp_path / 'report.json'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "memory a chip" in done.stdout
+    assert "estimate, not measured" in done.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert math.prod(report["mesh"].values()) == 4
+    step, prefill, decode = report["programs"]
+    assert step["flops"] * 4 == pytest.approx(report["formula_flops"], rel=0.03)
+    assert report["model_flops"] < report["formula_flops"]
+    # Both halves of the kernels come together in each microbatch, and their gradients are cut in halves again.
+    assert {"all-gather", "all-reduce"} <= set(step["collectives"])
+    assert prefill["flops"] > decode["flops"] > 0
+    assert decode["open_loops"] == 1  # until every piece has ended
+    assert report["checkpoint"]["bytes"] == pytest.approx(12 * report["parameters"], rel=0.01)
+
+
+@pytest.mark.heavy
+@needs_compiler
+def test_what_does_not_fit_says_so():
+    done = run("--topology=v5e:2x2", "--config.mesh.fsdp=8")
+    assert done.returncode == 2
+    assert "the mesh is data 0" in done.stderr or "but there are 4 devices" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_topology_names_its_neighbours():
+    done = run("--topology=v5e:4x5")
+    assert done.returncode == 2
+    assert "v5e:4x4" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_the_compiler_the_way_to_get_it_is_named(monkeypatch):
+    monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'amt_jax\[tpu\]'"):
+        chips.slice_devices("v5e:2x2")
+
+
+def test_the_estimate_lies_between_full_and_no_overlap():
+    program = Figures(
+        "step", 0, 0, 0, 0, 0, 197e12, 819e9 / 2, {"all-reduce": (1, 100e9), "all-gather": (1, 100e9)}, 0, 0
+    )
+    found = estimate(program, "v5e:4x4")
+    assert (found.compute, found.memory, found.interconnect) == (1, 0.5, 1)
+    assert (found.fastest, found.slowest) == (1, 2.5)

@@ -1,0 +1,83 @@
+"""The formulas against the programs that XLA makes, on the CPU."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from amt_jax.model.params import abstract_model
+from amt_jax.parallel.mesh import one_device
+from amt_jax.tokens.symbolic import SymbolicTokenizer
+from amt_jax.training import flops
+from amt_jax.training.config import transformer_config
+from amt_jax.training.program import compile_step, make_program
+from launch.hlo import Program
+
+# Wide enough for products to outweigh everything else, long enough for attention to count.
+WIDE = {
+    "context": 256, "accumulation": 2, "model.num_heads": 4, "model.num_kv_heads": 2, "model.d_model": 256,
+    "model.d_ff": 512, "model.dropout": 0.0, "token_dropout": 0.0,
+}  # fmt: skip
+CLASSIC = {"model.num_kv_heads": 4, "model.activation": "gelu", "model.norm": "layernorm", "model.bias": True}
+
+
+@pytest.fixture(scope="module", params=[{}, CLASSIC], ids=["modern", "classic"])
+def both(request, make_config):
+    """A run's config and its network."""
+    config = make_config(WIDE | request.param)
+    card = type("Card", (), {"spec": SymbolicTokenizer.create("remi").spec, "conditions": {}})
+    return config, transformer_config(config, card)
+
+
+def test_the_formula_knows_every_kernel(both):
+    _, model = both
+    leaves = jax.tree_util.tree_leaves_with_path(abstract_model(model).shapes)
+    held = sum(x.size for path, x in leaves if path[-1].key in ("kernel", "embedding"))
+    sizes = flops.kernel_sizes(model)
+    assert held == model.num_layers * (sum(sizes.values()) - sizes["embedding"]) + sizes["embedding"]
+
+
+def test_a_train_step_computes_what_the_formula_says(both):
+    config, model = both
+    program = make_program(config, model, SymbolicTokenizer.create("remi").spec, one_device(), total_steps=10)
+    compiled = compile_step(program, model, config.rows_per_step, segments=2)
+    counted = Program(compiled.as_text()).totals()
+    # XLA's CPU compiler finds the scores of the backward pass to be the forward pass's, unless a loop keeps them apart.
+    pairs = flops.blockwise_pairs(config.context) * config.rows_per_step
+    kept = 2 * model.num_layers * pairs * model.d_model
+    executed = flops.executed_flops(model, config.rows_per_step) - kept
+    assert counted.flops == pytest.approx(executed, rel=1e-3)
+    assert counted.open_loops == 0
+    # XLA's own count takes the loop over microbatches once, and adds what is not a product.
+    assert compiled.cost_analysis()["flops"] * config.accumulation == pytest.approx(executed, rel=0.03)
+    assert flops.model_flops(model, config.rows_per_step) < executed
+
+
+def test_recomputed_layers_count_twice_but_for_their_last_product(both):
+    _, model = both
+    remat = dataclasses.replace(model, remat=True)
+    again = flops.executed_flops(remat, 1) - flops.executed_flops(model, 1)
+    sizes = flops.kernel_sizes(model)
+    dense = 2 * model.context_length * model.num_layers * (sizes["qkv"] + sizes["out"] + sizes["up"])
+    values = 2 * model.num_layers * flops.blockwise_pairs(model.context_length) * model.d_model
+    assert again == dense + values
+    assert flops.model_flops(remat, 1) == flops.model_flops(model, 1)
+
+
+def test_a_decoding_step_computes_what_the_formula_says(both):
+    _, model = both
+    rows, slots, graph = 3, 64, abstract_model(model).graph
+
+    @jax.jit
+    def step(params, tokens, cache, index):
+        mask = jnp.ones((rows, slots), bool)
+        return nnx.merge(graph, params).step(tokens, jnp.zeros(rows, jnp.int32), {}, cache, index, mask)
+
+    shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    cache = [(shape((rows * model.num_kv_heads, slots, model.head_dim)),) * 2] * model.num_layers
+    tokens = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
+    compiled = step.lower(abstract_model(model).shapes, tokens, cache, 3).compile()
+    assert Program(compiled.as_text()).totals().flops == flops.decode_flops(model, rows, slots)
