@@ -381,6 +381,34 @@ def test_killed_while_it_sends_it_leaves_a_dataset_and_goes_on_anywhere(store, m
     assert below(store, output) == content(tmp_path / "set")
 
 
+# Lets another preparation come in between, from a machine with a cache of its own.
+OVERTAKEN = """
+import os, subprocess, sys
+from amt_jax.errors import run_command
+from data_prep import midi, remote
+check = remote.RemoteStaging._check
+def late(self):
+    environment = os.environ | {"XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"] + "/other"}
+    subprocess.run([sys.executable, "-m", "data_prep.midi", *sys.argv[1:]], env=environment, check=True)
+    check(self)
+remote.RemoteStaging._check = late
+run_command(midi.main)
+"""
+
+
+def test_of_two_preparations_at_once_one_counts(store, music, environment, tmp_path):
+    output = f"{store.bucket}/two"
+    flags = [f"--input={music}", f"--output={output}", "--workers=1", "--valid=0.2", "--licence=CC0"]
+    finish(prepare(music, tmp_path / "set"))
+    changed = os.environ | environment | {"XDG_CACHE_HOME": str(tmp_path)}
+    late = subprocess.run([sys.executable, "-c", OVERTAKEN, *flags], env=changed, capture_output=True, text=True)
+    assert late.returncode == 2
+    assert f"error: another preparation wrote to {output} meanwhile; run the same command again" in late.stderr
+    assert below(store, output).items() >= content(tmp_path / "set").items()
+    assert "nothing changed" in finish(prepare(music, output, **environment))[0]
+    assert below(store, output) == content(tmp_path / "set")
+
+
 IDENTIFY = """
 import sys
 from data_prep import files
@@ -407,7 +435,9 @@ def test_a_preparation_that_cannot_be_is_one_line_and_code_2(store, music, envir
     finish(prepare(music, output, **environment))
     before = below(store, output)
     store.files.pipe(f"{store.bucket}/thesis/thesis.doc", b"mine")
+    write(tune(0), tmp_path / "few/0.mid")
     cases = [
+        ([tmp_path / "few", f"{store.bucket}/few"], "1 of 1 MIDI files can be used, at least 3 are needed"),
         ([music, nowhere], f"there is no bucket {nowhere}"),
         ([nowhere, tmp_path / "set"], f"there is no bucket {nowhere}"),
         ([f"{store.bucket}/thesis", tmp_path / "set"], f"in '{store.bucket}/thesis': it holds 1 .doc"),
@@ -421,4 +451,5 @@ def test_a_preparation_that_cannot_be_is_one_line_and_code_2(store, music, envir
         assert (out, err.count("\n")) == ("", 0), err
         assert expected in err
     assert below(store, output) == before
+    assert not store.files.find(f"{store.bucket}/few")
     assert not (tmp_path / "set").exists()
