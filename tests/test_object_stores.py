@@ -418,9 +418,11 @@ for path in sys.argv[2:]:
 """
 
 
-def test_a_file_that_cannot_be_read_is_one_of_the_others(store, environment):
+def test_a_file_that_cannot_be_read_is_one_of_the_others(store, environment, tmp_path):
     folder = f"{store.bucket}/some"
-    store.files.pipe(f"{folder}/large.mid", bytes(33 << 20))
+    with open(tmp_path / "large.mid", "wb") as file:
+        file.truncate(33 << 20)
+    store.files.put(str(tmp_path / "large.mid"), f"{folder}/large.mid")
     words = [folder, f"{folder}/large.mid", f"{folder}/a/gone.mid"]
     done = subprocess.run(
         [sys.executable, "-c", IDENTIFY, *words], env=os.environ | environment, capture_output=True, text=True
