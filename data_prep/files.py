@@ -87,13 +87,16 @@ def find(folder: str) -> Found:
 
 def _find_remote(folder: str) -> Found:
     storage.open_folder(folder)  # says what is wrong with it
+    store = storage.file_system(folder)
     with storage.reaching(folder):
-        names = storage.file_system(folder).find(folder)
+        if store.isfile(folder):
+            raise UserError(f"no folder {folder!r}: --input names the folder that holds the MIDI files")
+        names = store.find(folder)
     paths, others = [], Counter()
     for name in sorted(names, key=printable):
         suffix = os.path.splitext(name)[1].lower()
         if suffix in SUFFIXES:
-            paths.append(f"{folder.partition('://')[0]}://{name}")
+            paths.append(store.unstrip_protocol(name))
         else:
             others[printable(suffix) or "no suffix"] += 1
     return _found(folder, paths, others)

@@ -442,6 +442,7 @@ def test_a_preparation_that_cannot_be_is_one_line_and_code_2(store, music, envir
         ([tmp_path / "few", f"{store.bucket}/few"], "1 of 1 MIDI files can be used, at least 3 are needed"),
         ([music, nowhere], f"there is no bucket {nowhere}"),
         ([nowhere, tmp_path / "set"], f"there is no bucket {nowhere}"),
+        ([f"{store.bucket}/thesis/thesis.doc", tmp_path / "set"], f"no folder '{store.bucket}/thesis/thesis.doc'"),
         ([f"{store.bucket}/thesis", tmp_path / "set"], f"in '{store.bucket}/thesis': it holds 1 .doc"),
         ([music, f"{store.bucket}/thesis"], "is no dataset but holds 'thesis.doc'"),
         ([music, output, "--seed=1"], f"'{output}' was made with other settings (seed was 0, now 1)"),

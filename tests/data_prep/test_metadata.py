@@ -3,6 +3,7 @@ import json
 import pytest
 
 from amt_jax.errors import UserError
+from data_prep import files
 from data_prep.metadata import Metadata
 
 
@@ -21,6 +22,14 @@ def test_csv_and_jsonl_say_the_same(tmp_path):
         metadata = Metadata.read(str(file), str(tmp_path), "file", "who", "piece")
         assert metadata.composers == {"a/b.mid": "Dvořák", "c.mid": "Bach"}
         assert metadata.families == {"a/b.mid": "Humoresque"}
+
+
+@pytest.mark.parametrize("folder", ["s3://bucket/midi", "s3://bucket/midi/"])
+def test_paths_in_a_bucket_are_whole_or_relative(tmp_path, folder):
+    (tmp_path / "table.csv").write_text("path,who\ns3://bucket/midi/a/b.mid,Bach\nc.mid,Weill\n")
+    metadata = Metadata.read(str(tmp_path / "table.csv"), folder, "path", "who", None)
+    assert metadata.composers == {"a/b.mid": "Bach", "c.mid": "Weill"}
+    assert files.relative("s3://bucket/midi/a/b.mid", folder) == "a/b.mid"
 
 
 @pytest.mark.parametrize(
