@@ -12,15 +12,15 @@ from pathlib import Path
 
 from amt_jax.errors import run_command
 
-# Rows of a microbatch a chip, as many as fit v5e with room: the larger half of its memory is activations'.
-PRESETS = {"remi_composer": 1, "amt_86m": 4, "amt_semantic": 8, "amt_1b": 4}
+# One row of a microbatch a chip: four of amt_86m took eight times the bytes through memory.
+PRESETS = ("remi_composer", "amt_86m", "amt_semantic", "amt_1b")
 TOPOLOGIES = ("v5e:4x4", "v5e:8x8", "v5e:16x16")
 
 
 def main() -> None:
     """Reads the flags, compiles, writes json and markdown."""
     parser = argparse.ArgumentParser(prog="python -m bench.pods", description=__doc__)
-    parser.add_argument("--presets", nargs="+", default=list(PRESETS), choices=PRESETS)
+    parser.add_argument("--presets", nargs="+", default=PRESETS, choices=PRESETS)
     parser.add_argument("--topologies", nargs="+", default=TOPOLOGIES, metavar="TOPOLOGY")
     parser.add_argument("--output", type=Path, default=Path("bench/results/pods.json"), help="and .md beside it")
     args = parser.parse_args()
@@ -34,7 +34,7 @@ def main() -> None:
             if any((each.config, each.topology) == (preset, topology) for each in reports):
                 continue
             print(f"compiling {preset} for {topology}", flush=True)
-            reports.append(check(preset, topology, [], rows=PRESETS[preset]))
+            reports.append(check(preset, topology, []))
             args.output.parent.mkdir(parents=True, exist_ok=True)
             args.output.write_text(json.dumps([dataclasses.asdict(each) for each in reports], indent=1) + "\n")
     args.output.with_suffix(".md").write_text(table(reports))
@@ -52,20 +52,20 @@ def table(reports) -> str:
         "Bytes, operations and collectives are counted from the compiled train step, a chip. Times and model FLOPs",
         "utilisation (MFU) are estimates from the chip's datasheet: from full to no overlap of products, memory and",
         "interconnect, and without what vector units do (softmax, norms, random numbers), which only adds.",
-        "Rows a chip stay the same, so that a larger slice takes a larger batch (weak scaling).",
+        "A chip has one row of each microbatch, so that a larger slice takes a larger batch (weak scaling).",
         "",
-        "| preset | slice | mesh | rows a chip x microbatches | tokens a step | memory a chip | of it code "
+        "| preset | slice | mesh | microbatches | tokens a step | memory a chip | of it code "
         "| TFLOP a chip | by formula | sent a chip | step, ms | MFU |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for each in reports:
         step, time = each.programs[0], estimate(each.programs[0], each.topology)
-        rows, microbatches = PRESETS[each.config], own_step(each.config)["accumulation"]
+        microbatches = own_step(each.config)["accumulation"]
         mesh = " x ".join(f"{axis} {size}" for axis, size in each.mesh.items() if size > 1)
         sent = ", ".join(f"{kind} {size / 1e9:.2f} GB" for kind, (_, size) in step.collectives.items() if size > 5e6)
         low, high = utilisation(each)
         lines.append(
-            f"| {each.config} | {each.topology} | {mesh} | {rows} x {microbatches} | {each.tokens:,} "
+            f"| {each.config} | {each.topology} | {mesh} | {microbatches} | {each.tokens:,} "
             f"| {step.memory / 1e9:.1f} GB | {step.code / 1e9:.2f} GB | {step.flops / 1e12:.2f} "
             f"| {step.flops * each.chips / each.formula_flops - 1:+.1%} | {sent} "
             f"| {time.fastest * 1e3:.0f} to {time.slowest * 1e3:.0f} | {low:.0%} to {high:.0%} |"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from amt_jax import storage
 from amt_jax.errors import UserError, near
@@ -172,7 +173,8 @@ class Card:
     def verify(self, folder: str | os.PathLike, splits: Iterable[str] = SPLITS) -> None:
         """Checks every shard of `splits` against its sha256; raises UserError naming the first damaged one."""
         for name in splits:
-            for shard in self.splits[name].shards if name in self.splits else ():
+            shards = self.splits[name].shards if name in self.splits else ()
+            for shard in tqdm(shards, f"checking {name}", unit="shard", leave=False, delay=2, disable=None):
                 path = Path(folder) / shard.file
                 if not path.exists():
                     raise UserError(f"shard {path} is missing; copy it again, or prepare the dataset in a new folder")

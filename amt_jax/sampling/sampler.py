@@ -89,9 +89,10 @@ class Result:
 class DecodeState(NamedTuple):
     """What the decode loop carries.
 
-    cache: a (key, value) of [G · B · K, S, H] a layer; logits: [G · B, V] of the next token; window: [B, S] the tokens
-    in the slots; index: [] the next free slot; first: [B] a row's first slot; output: [B, M] new tokens; count: [] how
-    many; done: [B]; seen: [B, V] tokens that came before; clock: the rows' grammar states.
+    cache: a (key, value) of [B · G · K, S, H] a layer; logits: [B · G, V] of the next token, a row's branches side by
+    side, so that devices that share rows need not exchange them; window: [B, S] the tokens in the slots; index: [] the
+    next free slot; first: [B] a row's first slot; output: [B, M] new tokens; count: [] how many; done: [B]; seen:
+    [B, V] tokens that came before; clock: the rows' grammar states.
     """
 
     cache: cache.Cache
@@ -109,7 +110,7 @@ class DecodeState(NamedTuple):
 class Plan(NamedTuple):
     """What stays fixed for a batch.
 
-    controls; guidance scales [G - 1, B]; conditions name -> [G · B, 1]; max_tokens [B]; begin and end [B], the seconds
+    controls; guidance scales [G - 1, B]; conditions name -> [B · G, 1]; max_tokens [B]; begin and end [B], the seconds
     of its piece between which a row's new music lies.
     """
 
@@ -123,20 +124,20 @@ class Plan(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("graph", "slots", "mesh"))
 def prefill(graph, params, conditions, window, first, *, slots, mesh):
-    """Reads a prompt [B, P] whose rows begin at slots `first`: the cache of `slots`, logits of the next [G · B, V]."""
+    """Reads a prompt [B, P] whose rows begin at slots `first`: the cache of `slots`, logits of the next [B · G, V]."""
     model: Transformer = nnx.merge(graph, params)
     slot = jnp.arange(window.shape[1])
     segments = (slot >= first[:, None]).astype(jnp.int32)
     positions = jnp.maximum(slot - first[:, None], 0)
     branches = logits_rows(conditions, window) // window.shape[0]
-    tokens, positions, segments = (jnp.tile(x, (branches, 1)) for x in (window, positions, segments))
+    tokens, positions, segments = (jnp.repeat(x, branches, axis=0) for x in (window, positions, segments))
     hidden, layers = model.hidden(tokens[..., None], positions, segments, conditions, placement=placement(mesh))
     logits = model.logits(hidden[:, -1], placement(mesh))[:, 0]
     return cache.fill(layers, slots, mesh), constrain(mesh, logits, "batch")
 
 
 def logits_rows(conditions, window):
-    """Rows of a forward pass: G · B where there are conditions, else B."""
+    """Rows of a forward pass: B · G where there are conditions, else B."""
     return next(iter(conditions.values())).shape[0] if conditions else window.shape[0]
 
 
@@ -155,7 +156,7 @@ def decode(
         return (state.count < stop) & (state.index < slots) & ~jnp.all(state.done)
 
     def step(state):
-        logits = guide(state.logits.reshape(-1, batch, state.logits.shape[-1]), plan.scales)
+        logits = guide(state.logits.reshape(batch, -1, state.logits.shape[-1]).swapaxes(0, 1), plan.scales)
         logits = constraints.constrain(grammar, state.clock, logits, plan.begin, plan.end)
         logits = penalize(logits, state.seen, plan.controls.repetition_penalty)
         drawn = sample(logits, noise(plan.controls.seed, state.count, logits.shape[-1]), plan.controls, candidates)
@@ -166,9 +167,7 @@ def decode(
 
         branches = state.logits.shape[0] // batch
         mask = (slot >= state.first[:, None]) & (slot <= state.index)
-        tokens, positions, mask = (
-            jnp.tile(x, (branches,) + (1,) * (x.ndim - 1)) for x in (token, state.index - state.first, mask)
-        )
+        tokens, positions, mask = (jnp.repeat(x, branches, axis=0) for x in (token, state.index - state.first, mask))
         logits, filled = model.step(
             tokens[:, None], positions, plan.conditions, state.cache, state.index, mask, placement(mesh)
         )
@@ -337,7 +336,7 @@ class Sampler:
         for condition in self.config.conditions:
             asked = np.array([request.conditions.get(condition.name, NULL) for request in requests], np.int32)
             branches = [np.full_like(asked, NULL), asked] if bucket.guided else [asked]
-            conditions[condition.name] = jnp.asarray(np.concatenate(branches)[:, None])
+            conditions[condition.name] = jnp.asarray(np.stack(branches, axis=1).reshape(-1, 1))
         return Plan(
             controls=Controls(
                 seed=column("seed", jnp.uint32),

@@ -186,3 +186,23 @@ def test_help_is_fast():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "--checkpoint" in out
     assert "heavy: set()" in out
+
+
+def test_two_processes_score_what_one_does(run, tmp_path, capsys, monkeypatch):
+    """Six pieces are shared unevenly, and each still counts once."""
+    flags = [f"--run={run.path}", "--split=train", "--count=2", "--seconds=3"]
+    code, _ = command(capsys, monkeypatch, *flags, f"--output={tmp_path / 'one'}")
+    assert code == 0
+    words = [sys.executable, "-m", "amt_jax.evaluate", *flags, f"--output={tmp_path / 'two'}", "--mesh=data=2"]
+    launcher = [sys.executable, "-m", "launch.local", "--processes=2", "--devices=2", "--"]
+    done = subprocess.run([*launcher, *words], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / name / NAMES[0]).read_text())["likelihood"] for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name in one:
+        assert [two[name][each] for each in ("pieces", "tokens", "notes")] == [
+            one[name][each] for each in ("pieces", "tokens", "notes")
+        ]
+        for figure in ("nats_per_token", "nats_per_note", "accuracy"):
+            assert two[name][figure] == pytest.approx(one[name][figure], rel=1e-5), figure
+    assert done.stdout.count("report: ") == 1  # the first process speaks for both

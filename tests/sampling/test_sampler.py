@@ -171,7 +171,7 @@ def test_a_moved_window_is_a_fresh_forward_of_its_newer_half(setup, forward, pro
         check(setup, forward, request, result)
         expected = reference_logits(setup, forward, request, result.bucket, result.ids)
         for window, (_, logits) in enumerate(opened):
-            null, asked = logits[row], logits[len(batch) + row]
+            null, asked = logits[2 * row], logits[2 * row + 1]
             slot = (window + 1) * half if window else result.bucket.width
             np.testing.assert_allclose(null + 2 * (asked - null), expected[slot - result.bucket.width], atol=1e-5)
 
@@ -185,14 +185,14 @@ def test_cache_and_no_cache_give_the_same_logits(setup, forward, guided):
     wanted = [{"composer": 1, "mood": 2}, {}, {"composer": 3}]
     branches = [[{}] * 3, wanted] if guided else [wanted]
     conditions = {
-        each.name: jnp.array([[row.get(each.name, 0)] for branch in branches for row in branch])
+        each.name: jnp.array([[asked.get(each.name, 0)] for row in zip(*branches, strict=True) for asked in row])
         for each in setup.config.conditions
     }
     first = jnp.array([width - length for length in lengths])
     window = np.zeros((3, width), np.int32)
     for row, length in enumerate(lengths):
         window[row, width - length :] = tokens[row][:length]
-    expected = [forward(tokens[row], branch[row]) for branch in branches for row in range(3)]
+    expected = [forward(tokens[row], branch[row]) for row in range(3) for branch in branches]
     held, logits = prefill(
         setup.graph, setup.params, conditions, window, first, slots=slots - 4, mesh=setup.sampler.mesh
     )
@@ -200,13 +200,11 @@ def test_cache_and_no_cache_give_the_same_logits(setup, forward, guided):
     step = jax.jit(lambda params, *args: nnx.merge(setup.graph, params).step(*args))
     for index in range(width, width + steps):
         for row, each in enumerate(logits):
-            np.testing.assert_allclose(each, expected[row][index - int(first[row % 3]) - 1], atol=1e-5)
-        newest = jnp.array([[tokens[row][index - int(first[row])]] for row in range(3)] * len(branches))
+            np.testing.assert_allclose(each, expected[row][index - int(first[row // len(branches)]) - 1], atol=1e-5)
+        newest = jnp.array([[tokens[row][index - int(first[row])]] for row in range(3) for _ in branches])
         mask = (jnp.arange(slots) >= first[:, None]) & (jnp.arange(slots) <= index)
-        again = (len(branches), 1)
-        logits, held = step(
-            setup.params, newest, jnp.tile(index - first, len(branches)), conditions, held, index, jnp.tile(mask, again)
-        )
+        positions, mask = (jnp.repeat(x, len(branches), axis=0) for x in (index - first, mask))
+        logits, held = step(setup.params, newest, positions, conditions, held, index, mask)
         logits = logits[:, 0]
 
 
