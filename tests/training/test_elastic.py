@@ -155,6 +155,16 @@ def test_two_processes_resume_bit_for_bit(tmp_path, command, final_state):
         np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
 
 
+def test_sigterm_is_heard_though_every_step_is_validated(tmp_path, command):
+    run = RunFolder(tmp_path / "run")
+    with Processes([command(run, 2, "--config.validate_every=1")] * 2, 1) as processes:
+        wait_for_step(processes, run, 3)
+        processes.all[1].send_signal(signal.SIGTERM)
+        codes, said = processes.end()
+    assert codes == [AGAIN] * 2, said
+    assert f"stopped after step {latest(run)} of {STEPS}, saved" in said
+
+
 def test_a_shard_that_one_host_lacks_stops_all(tmp_path, command, dataset):
     shutil.copytree(dataset, tmp_path / "other")
     shard = next((tmp_path / "other").glob("train-*.array_record"))
