@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import optuna
@@ -231,6 +232,18 @@ def test_what_a_person_gets_wrong_is_one_line_and_code_2(tmp_path, words, write_
         assert err.count("\n") == 1, err
         assert expected in err
     assert not new.exists()
+
+
+def test_folders_are_found_from_anywhere_and_in_a_bucket(tmp_path, words, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = argparse.Namespace(config="demo", search=["model.dropout=0:0.3"], trials=None)
+    loaded = []
+    monkeypatch.setattr(Card, "load", lambda folder: loaded.append(folder) or mock.MagicMock())
+    settings = settings_of(args, ["--config.dataset=gs://bucket/set", "--config.init=run"], None)
+    assert loaded == [settings.fields["dataset"]] == ["gs://bucket/set"]
+    assert f"--config.init={tmp_path / 'run'}" in settings.overrides
+    with pytest.raises(UserError, match="this is written on this machine"):
+        main(["--output=gs://bucket/sweep", *words])
 
 
 def test_workers_divide_the_gpus(monkeypatch):
