@@ -20,7 +20,7 @@ from amt_jax.data.pipeline import Records, Rows, batches
 from amt_jax.data.plan import EvalPlan, TrainPlan
 from amt_jax.errors import UserError
 from amt_jax.parallel.mesh import local_rows, make_mesh, put_batch
-from amt_jax.parallel.processes import is_first, put_wishes, together
+from amt_jax.parallel.processes import check_same, is_first, put_wishes, together
 from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import TrainConfig, differences, transformer_config
 from amt_jax.training.lengths import cut, length_at, phases
@@ -70,6 +70,8 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
         resuming = has_checkpoint(run)
         if resuming:
             check_resumable(run, config, card, allow_config_change)
+    check_same("config", dataclasses.replace(config, dataset="", init=""))  # paths may differ
+    check_same("dataset", (card.spec, card.splits, card.conditions))
     total_steps = config.steps or math.ceil(config.epochs * plan.rows_per_epoch / config.rows_per_step)
 
     # --- Network, optimizer and where they lie on the devices.
