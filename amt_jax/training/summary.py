@@ -48,10 +48,10 @@ def weak_spots(program: Program, config: TrainConfig) -> list[str]:
     here = len(mesh.local_devices)
     for axis in ("tensor", "sequence"):
         inner = math.prod(mesh.shape[name] for name in mesh.axis_names[mesh.axis_names.index(axis) :])
-        if hosts > 1 and mesh.shape[axis] > 1 and inner > here:
+        if hosts > 1 and mesh.shape[axis] > 1 and here % inner:
             lines.append(
                 f"note: {axis} {mesh.shape[axis]} lies across hosts of {here} devices, and each layer waits for what "
-                f"it exchanges; let tensor x sequence be at most {here}"
+                f"it exchanges; let tensor x sequence divide {here}"
             )
     kept, limit = device_bytes(program.layout), memory_limit()
     if limit and kept > limit / 2:

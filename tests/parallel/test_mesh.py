@@ -90,6 +90,25 @@ def test_devices_without_work_are_named(config, batch, note):
     assert note in "".join(lines)
 
 
+@pytest.mark.parametrize(
+    ("config", "crossing"),
+    [
+        (MeshConfig(3, 1, 4, 1), []),
+        (MeshConfig(3, 1, 2, 2), []),
+        (MeshConfig(4, 1, 3, 1), ["tensor"]),  # the second three lie on two hosts
+        (MeshConfig(1, 1, 3, 4), ["tensor"]),
+        (MeshConfig(1, 1, 1, 12), ["sequence"]),
+    ],
+)
+def test_axes_across_three_hosts_of_four_devices_are_named(monkeypatch, config, crossing):
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(jax, "device_count", lambda: 12)
+    shape = dataclasses.asdict(config)
+    mesh = types.SimpleNamespace(size=12, shape=shape, axis_names=tuple(shape), local_devices=range(4))
+    lines = weak_spots(types.SimpleNamespace(mesh=mesh, layout=()), types.SimpleNamespace(mesh=config))
+    assert [line.split()[1] for line in lines] == crossing
+
+
 def test_parameters_and_moments_are_spread_by_the_rules():
     mesh = make_mesh(MeshConfig(2, 2, 2, 1), 4, MODEL)
     layout = state_layout(abstract_model(MODEL), make_optimizer(OPTIMIZER, 10), mesh)
