@@ -81,7 +81,8 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
     for length, _ in lengths:
         if length % mesh.shape["sequence"]:
             raise UserError(
-                f"the mesh's sequence = {mesh.shape['sequence']} does not divide {length} of config.lengths"
+                f"the mesh's sequence = {mesh.shape['sequence']} does not divide {length} of config.lengths; "
+                f"a multiple of {mesh.shape['sequence']} would do there"
             )
 
     # --- The run folder: the first process writes it, all must see it.
