@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     unknown = [word.split("=")[0] for word in overrides if word.startswith("-") and not word.startswith("--config.")]
     if unknown:
         known = ["--config", "--run", "--allow-config-change", "--help", "--coordinator", "--processes", "--process"]
-        raise UserError(f"unknown flag {near(unknown[0], known)}")
+        raise UserError(f"unknown flag {near(unknown[0], [*known, '--connect-timeout'])}")
 
     from amt_jax.training.memory import keep_freed_memory
 

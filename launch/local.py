@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"there is no command {command[0]!r}")
     if args.processes < 1:
         raise UserError(f"--processes is {args.processes}; it must be at least 1")
+    if args.devices < 0:
+        raise UserError(f"--devices is {args.devices}; it must be at least 1, or left out")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

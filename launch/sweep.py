@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amt_jax import storage
 from amt_jax.errors import UserError, near, run_command
 from amt_jax.train import load_config, override
+from launch.local import gpus as visible_gpus
 
 if TYPE_CHECKING:
     from launch.trials import Settings, Sweep, Training
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     from launch.findings import show
     from launch.trials import JOURNAL, Sweep
 
-    folder = Path(args.output)
+    folder = storage.local_path(args.output)
     old = Sweep(folder).settings if (folder / JOURNAL).exists() else None
     if not old and (args.show or not args.config):
         raise UserError(f"there is no sweep in {args.output!r} to go on with; give --config, for example --config=demo")
@@ -109,7 +109,7 @@ def settings_of(args: argparse.Namespace, overrides: list[str], old: Settings | 
     if not fields["dataset"]:
         raise UserError("which dataset? give --config.dataset=DATASET, a folder made by python -m data_prep.midi")
     # A sweep can be gone on with from anywhere.
-    fields["dataset"] = os.path.abspath(os.path.expanduser(fields["dataset"]))
+    fields |= {name: storage.absolute(fields[name]) for name in ("dataset", "init") if fields[name]}
     usual = flatten(defaults)
     overrides = [f"--{name}={value}" for name, value in flatten(fields).items() if value != usual[name]]
     TrainConfig.from_json(fields)
@@ -201,12 +201,7 @@ def shares(workers: int) -> list[dict[str, str]]:
     """
     if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
         return [{}] * workers
-    gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
-    if "CUDA_VISIBLE_DEVICES" not in os.environ and shutil.which("nvidia-smi"):
-        listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True
-        )
-        gpus = listed.stdout.split() if listed.returncode == 0 else []
+    gpus = visible_gpus(os.environ)
     if not gpus:
         return [{}] * workers
     if len(gpus) < workers:

@@ -76,7 +76,7 @@ def make_mesh(
     A single process may use fewer devices than it has, several processes use all.
 
     Args:
-      config: sizes; data -1 is as many as share the batch evenly.
+      config: sizes; data -1 is as many as share the batch evenly, of several processes all.
       batch_size: rows that all devices share.
       model: the network.
       devices: all of this program's, if not given.
@@ -85,12 +85,13 @@ def make_mesh(
     rest = config.fsdp * config.tensor * config.sequence
     if min(rest, config.fsdp, config.tensor, config.sequence) < 1 or config.data < -1 or config.data == 0:
         raise UserError(f"the mesh is {config}; an axis has at least 1 device (or -1 for data: all)")
+    processes = len({device.process_index for device in devices})
     data = config.data
     if data == -1:
-        most = len(devices) // rest
-        data = max((n for n in range(1, most + 1) if batch_size % (n * config.fsdp) == 0), default=max(most, 1))
+        data = most = max(len(devices) // rest, 1)
+        if processes == 1:
+            data = max((n for n in range(1, most + 1) if batch_size % (n * config.fsdp) == 0), default=most)
     config = dataclasses.replace(config, data=data)
-    processes = len({device.process_index for device in devices})
     if data * rest > len(devices) or (processes > 1 and data * rest < len(devices)):
         count = f"{len(devices)} device{'s' * (len(devices) > 1)}"
         several = f" of {processes} processes, which take part all or none" if processes > 1 else ""

@@ -133,15 +133,16 @@ class Peers:
                     break
                 connection.settimeout(10)
                 hello = _read(connection)
-                if not hello or not {"process", "processes", "host"} <= hello.keys():
+                if not hello or [type(hello.get(name)) for name in ("process", "processes", "host")] != [int, int, str]:
                     connection.close()  # somebody else, who looked what is on this port
                     continue
                 connection.settimeout(None)
                 number, name = hello["process"], f"process {hello['process']} (on {hello['host']})"
-                if number in there and _is_closed(there[number]):
-                    # It died while it waited, and was started again.
-                    del self._connections[there[number]]
-                    there.pop(number).close()
+                if number in there or len(there) == self._cluster.processes - 2:
+                    # Those that died while they waited are to be started again.
+                    for lost in [each for each in there if _is_closed(there[each])]:
+                        del self._connections[there[lost]]
+                        there.pop(lost).close()
                 self._connections[connection] = name
                 if hello["processes"] != self._cluster.processes:
                     problem = f"{name} was told of {hello['processes']} processes, {self._me} of another number"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,6 +25,16 @@ def agree(problem: str = "") -> None:
     for process, found in enumerate(problems):
         if found:
             raise SharedError(f"process {process}: {found}" if len(problems) > 1 else found)
+
+
+def check_same(name: str, value: Any) -> None:
+    """Raises UserError in all processes if their `value`, which has to be the same, is not."""
+    table = gather(np.frombuffer(hashlib.sha256(repr(value).encode()).digest(), np.uint8))
+    others = [str(process) for process, row in enumerate(table) if (row != table[0]).any()]
+    if others:
+        raise SharedError(
+            f"process {', '.join(others)} has another {name} than process 0; give all the same command and files"
+        )
 
 
 def gather(x: np.ndarray) -> np.ndarray:

@@ -224,6 +224,7 @@ class Sampler:
             raise ValueError("the sampler decodes one token stream")
         self.config, self.spec, self.max_batch = config, spec, max_batch
         self.mesh = one_device() if mesh is None else mesh
+        self._groups = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         model = abstract_model(config)
         # Whatever the programs take is committed to devices, as what they return is: otherwise each is compiled twice.
         self.params = jax.device_put(params, parameter_shardings(self.mesh, model.axes))
@@ -251,7 +252,7 @@ class Sampler:
 
     def replay(self, request: Request, bucket: Bucket, row: int) -> Result:
         """Makes one piece again as it was made in a batch: in the same bucket and row, whoever its neighbours were."""
-        if self._rows(bucket.rows) != bucket.rows:
+        if bucket.rows % self._groups:
             raise UserError(
                 f"it was made in a batch of {bucket.rows} pieces, which this --mesh cannot share; leave it out"
             )
@@ -274,8 +275,7 @@ class Sampler:
 
     def _rows(self, count: int) -> int:
         """Rows for `count` requests: a power of two, and as many on each device."""
-        groups = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        return groups * _power_of_two(-(-count // groups))
+        return self._groups * _power_of_two(-(-count // self._groups))
 
     def _generate_batch(self, requests, bucket, progress) -> list[Result]:
         context = self.config.context_length

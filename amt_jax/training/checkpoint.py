@@ -107,11 +107,13 @@ class Checkpoints:
             return
         needs, free = sum(x.nbytes for x in jax.tree.leaves(parts) if hasattr(x, "nbytes")), disk_usage(folder).free
         if needs > free:
-            before = "" if self.latest is None else f", which goes on from step {self.latest}"
             raise UserError(
-                f"the disk of {folder} has {free / 1e6:.0f} MB left, a checkpoint takes {needs / 1e6:.0f}; "
-                f"make room and start the same command again{before}"
+                f"the disk of {folder} has {free / 1e6:.1f} MB left, a checkpoint takes {needs / 1e6:.1f}; "
+                f"make room and start the same command again{self._goes_on()}"
             )
+
+    def _goes_on(self) -> str:
+        return "" if self.latest is None else f", which goes on from step {self.latest}"
 
     def wait(self) -> None:
         """Returns when what was given to `save` is on disk."""
@@ -128,7 +130,10 @@ class Checkpoints:
             yield
         except Exception as error:  # as in _load
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise UserError(f"cannot write a checkpoint to {self._orbax.directory} ({reason})") from error
+            raise UserError(
+                f"cannot write a checkpoint to {self._orbax.directory} ({reason}); "
+                f"put that right, a full disk say, and start the same command again{self._goes_on()}"
+            ) from error
 
 
 def _parts(state: TrainState, step: int, rows: int) -> dict[str, Any]:

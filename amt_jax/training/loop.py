@@ -20,13 +20,13 @@ from amt_jax.data.pipeline import Records, Rows, batches
 from amt_jax.data.plan import EvalPlan, TrainPlan
 from amt_jax.errors import UserError
 from amt_jax.parallel.mesh import local_rows, make_mesh, put_batch
-from amt_jax.parallel.processes import is_first, put_wishes, together
+from amt_jax.parallel.processes import check_same, is_first, put_wishes, together
 from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import TrainConfig, differences, transformer_config
 from amt_jax.training.lengths import cut, length_at, phases
 from amt_jax.training.metrics import Metrics, add
 from amt_jax.training.optimizer import learning_rate_schedule
-from amt_jax.training.program import Program, compile_step, make_program
+from amt_jax.training.program import WISHES, Program, compile_step, make_program
 from amt_jax.training.run_folder import RunFolder
 from amt_jax.training.summary import size_of, summary, weak_spots
 from amt_jax.training.transfer import transfer
@@ -70,6 +70,8 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
         resuming = has_checkpoint(run)
         if resuming:
             check_resumable(run, config, card, allow_config_change)
+    check_same("config", dataclasses.replace(config, dataset="", init=""))  # paths may differ
+    check_same("dataset", (card.spec, card.splits, card.conditions))
     total_steps = config.steps or math.ceil(config.epochs * plan.rows_per_epoch / config.rows_per_step)
 
     # --- Network, optimizer and where they lie on the devices.
@@ -79,7 +81,8 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
     for length, _ in lengths:
         if length % mesh.shape["sequence"]:
             raise UserError(
-                f"the mesh's sequence = {mesh.shape['sequence']} does not divide {length} of config.lengths"
+                f"the mesh's sequence = {mesh.shape['sequence']} does not divide {length} of config.lengths; "
+                f"a multiple of {mesh.shape['sequence']} would do there"
             )
 
     # --- The run folder: the first process writes it, all must see it.
@@ -147,11 +150,12 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
     saved, saved_at = step if resuming else None, time.monotonic()
     lowest = min(checkpoints.losses.values(), default=math.inf)
     unread = []  # (step, its metrics, what any process wished), at most one
+    heard = [False] * WISHES  # what was wished in the steps read since the loop last looked
 
-    def read_metrics() -> list[bool]:
-        """Reads the step that was not read yet, if any; returns what was wished in it."""
+    def read_metrics() -> None:
+        """Reads the step that was not read yet, if any."""
         if not unread:
-            return [False, False]
+            return
         number, sums, wished = jax.device_get(unread.pop())
         problem = watch.problem(float(sums["loss"]) / max(float(sums["count"]), 1), float(sums["grad_norm"]))
         if problem:
@@ -161,7 +165,7 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
                 f"with --allow-config-change to go on from there or another --run to start again"
             )
         log.train(number, sums, round(number * config.rows_per_step / plan.rows_per_epoch, 4))
-        return wished.tolist()
+        heard[:] = (wished | heard).tolist()
 
     try:
         with Interruption() as interruption:
@@ -172,9 +176,10 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
                 old = config.save_minutes and time.monotonic() - saved_at > 60 * config.save_minutes
                 wishes = [interruption.requested, bool(old)]
                 state, sums, wished = step_function(length)(state, batch, put_wishes(wishes, mesh))
-                heard = read_metrics()
+                read_metrics()
                 # Several processes hear of a wish one step later, all in the same one; a process alone need not wait.
                 stop, save = heard if jax.process_count() > 1 else [interruption.requested, old]
+                heard[:] = [False] * WISHES
                 step, rows, before = step + 1, rows + config.rows_per_step, rows
                 unread.append((step, sums, wished))
 

@@ -34,19 +34,24 @@ def summary(program: Program, config: TrainConfig, model: TransformerConfig) -> 
 def weak_spots(program: Program, config: TrainConfig) -> list[str]:
     """What the mesh leaves unused or makes slow, with the way to better it; a line each."""
     mesh, lines = program.mesh, []
-    if mesh.size < jax.device_count():
+    devices = jax.device_count()
+    parts = config.mesh.fsdp * config.mesh.tensor * config.mesh.sequence
+    if mesh.size < devices // parts * parts and config.mesh.data == -1:
         lines.append(
-            f"note: {mesh.size} of {jax.device_count()} devices share a batch of {config.batch_size} evenly; "
-            f"--config.batch_size={jax.device_count()} (or a multiple) uses all"
+            f"note: {mesh.size} of {devices} devices share a batch of {config.batch_size} evenly; "
+            f"--config.batch_size={devices // parts * config.mesh.fsdp} (or a multiple) uses "
+            f"{devices // parts * parts}"
         )
+    elif mesh.size < devices:
+        lines.append(f"note: the mesh has {mesh.size} of {devices} devices, the others have nothing to do")
     hosts = jax.process_count()
     here = len(mesh.local_devices)
     for axis in ("tensor", "sequence"):
         inner = math.prod(mesh.shape[name] for name in mesh.axis_names[mesh.axis_names.index(axis) :])
-        if hosts > 1 and mesh.shape[axis] > 1 and inner > here:
+        if hosts > 1 and mesh.shape[axis] > 1 and here % inner:
             lines.append(
                 f"note: {axis} {mesh.shape[axis]} lies across hosts of {here} devices, and each layer waits for what "
-                f"it exchanges; let tensor x sequence be at most {here}"
+                f"it exchanges; let tensor x sequence divide {here}"
             )
     kept, limit = device_bytes(program.layout), memory_limit()
     if limit and kept > limit / 2:

@@ -177,6 +177,7 @@ def test_virtual_devices_replace_those_of_the_environment():
     [
         (["--processes=2"], "which command?"),
         (["--processes=0", "--", "true"], "--processes is 0"),
+        (["--processes=2", "--devices=-1", "--", "true"], "--devices is -1"),
         (["--processes=2", "--devices=1", "--", "no-such-command"], "there is no command 'no-such-command'"),
     ],
 )

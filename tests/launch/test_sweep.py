@@ -1,6 +1,7 @@
 """Sweeps as a person runs them: real trainings of a few steps, killed and interrupted."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import optuna
@@ -75,9 +77,20 @@ def begin(folder, words):
     return sweep
 
 
-def start(folder, *flags, stderr=subprocess.PIPE):
-    command = [sys.executable, "-W", "error", "-m", "launch.sweep", f"--output={folder}", *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+@pytest.fixture
+def start():
+    """A function: sweep folder, flags -> the sweep's process; none is left running, whatever fails."""
+    started = []
+
+    def run(folder, *flags, stderr=subprocess.PIPE):
+        command = [sys.executable, "-W", "error", "-m", "launch.sweep", f"--output={folder}", *flags]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.terminate()  # ends its trainings too
+        process.communicate(timeout=60)
 
 
 def finish(process):
@@ -93,7 +106,7 @@ def wait_for(happened, process):
         time.sleep(0.02)
 
 
-def test_a_sweep_from_its_beginning_to_its_table(tmp_path, words, capsys):
+def test_a_sweep_from_its_beginning_to_its_table(start, tmp_path, words, capsys):
     folder = tmp_path / "sweep"
     # What the sampler would draw is left to Optuna's own tests; here three trials that end in three ways.
     sweep = begin(folder, words)
@@ -149,7 +162,12 @@ def test_a_sweep_from_its_beginning_to_its_table(tmp_path, words, capsys):
     assert capsys.readouterr().out in out
 
 
-def test_interrupted_and_killed_it_goes_on_with_the_same_trial(tmp_path, words):
+def kill(training):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(training, signal.SIGKILL)
+
+
+def test_interrupted_and_killed_it_goes_on_with_the_same_trial(start, tmp_path, words, request):
     folder = tmp_path / "sweep"
     words = [*words, "--config.save_every=2", "--trials=1"]
     metrics = folder / "trial-0000" / "metrics.jsonl"
@@ -170,6 +188,7 @@ def test_interrupted_and_killed_it_goes_on_with_the_same_trial(tmp_path, words):
     process = start(folder)
     wait_for(lambda: f'"step": {reached + 3},' in metrics.read_text(), process)
     (training,) = map(int, subprocess.check_output(["pgrep", "-P", str(process.pid)]).split())
+    request.addfinalizer(lambda: kill(training))
     os.kill(training, signal.SIGSTOP)
     process.kill()
     finish(process)
@@ -178,7 +197,7 @@ def test_interrupted_and_killed_it_goes_on_with_the_same_trial(tmp_path, words):
         process = start(folder, stderr=file)
     wait_for(lambda: "waiting for others" in progress.read_text(), process)
     assert sweep.log(0).read_text().count("resuming") == 1
-    os.kill(training, signal.SIGKILL)
+    kill(training)
     assert finish(process)[0] == 0, progress.read_text()
     assert sweep.log(0).read_text().count("resuming") == 2
     assert [trial.state for trial in sweep.trials()] == [TrialState.COMPLETE]
@@ -231,6 +250,18 @@ def test_what_a_person_gets_wrong_is_one_line_and_code_2(tmp_path, words, write_
         assert err.count("\n") == 1, err
         assert expected in err
     assert not new.exists()
+
+
+def test_folders_are_found_from_anywhere_and_in_a_bucket(tmp_path, words, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = argparse.Namespace(config="demo", search=["model.dropout=0:0.3"], trials=None)
+    loaded = []
+    monkeypatch.setattr(Card, "load", lambda folder: loaded.append(folder) or mock.MagicMock())
+    settings = settings_of(args, ["--config.dataset=gs://bucket/set", "--config.init=run"], None)
+    assert loaded == [settings.fields["dataset"]] == ["gs://bucket/set"]
+    assert f"--config.init={tmp_path / 'run'}" in settings.overrides
+    with pytest.raises(UserError, match="this is written on this machine"):
+        main(["--output=gs://bucket/sweep", *words])
 
 
 def test_workers_divide_the_gpus(monkeypatch):

@@ -1,6 +1,7 @@
 """Where things lie on eight devices, and what a mesh that does not fit is told."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from amt_jax.parallel.mesh import MeshConfig, local_rows, make_mesh, put_batch
 from amt_jax.training.config import OptimizerConfig
 from amt_jax.training.optimizer import make_optimizer
 from amt_jax.training.program import state_layout
-from amt_jax.training.summary import device_bytes
+from amt_jax.training.summary import device_bytes, weak_spots
 
 MODEL = TransformerConfig(
     vocab_size=80, num_streams=1, num_layers=2, num_heads=8, num_kv_heads=4, d_model=64, d_ff=128, context_length=32,
@@ -57,9 +58,55 @@ def test_what_does_not_fit_is_named(config, batch, message):
     assert message in str(error.value)
 
 
+def test_a_batch_that_several_processes_cannot_share_is_named():
+    devices = [types.SimpleNamespace(process_index=number // 4) for number in range(8)]
+    with pytest.raises(UserError, match=r"data x fsdp = 8 does not divide config.batch_size 6; .* a multiple of 8"):
+        make_mesh(MeshConfig(-1, 1, 1, 1), 6, MODEL, devices)
+    with pytest.raises(UserError, match="= 4 devices, but there are 8 devices of 2 processes"):
+        make_mesh(MeshConfig(4, 1, 1, 1), 8, MODEL, devices)
+
+
 def test_a_context_that_does_not_divide_is_named():
     with pytest.raises(UserError, match=r"sequence = 4 does not divide config.context 30; 1, 2, 3, 5, 6 would"):
         make_mesh(MeshConfig(1, 1, 1, 4), 1, dataclasses.replace(MODEL, context_length=30))
+
+
+@pytest.mark.parametrize(
+    ("config", "batch", "note"),
+    [
+        (MeshConfig(-1, 1, 1, 1), 8, ""),
+        (MeshConfig(-1, 1, 1, 1), 6, "6 of 8 devices share a batch of 6 evenly; --config.batch_size=8 (or a multiple)"),
+        (MeshConfig(-1, 2, 2, 1), 2, "4 of 8 devices share a batch of 2 evenly; --config.batch_size=4 (or a multiple)"),
+        (MeshConfig(-1, 1, 1, 6), 8, "the mesh has 6 of 8 devices"),  # whatever the batch
+        (MeshConfig(2, 1, 1, 1), 8, "the mesh has 2 of 8 devices"),
+    ],
+)
+def test_devices_without_work_are_named(config, batch, note):
+    model = dataclasses.replace(MODEL, num_heads=6, num_kv_heads=6, d_model=48, context_length=48)
+    mesh = make_mesh(config, batch, model)
+    shape = types.SimpleNamespace(mesh=mesh, layout=())
+    lines = weak_spots(shape, types.SimpleNamespace(mesh=config, batch_size=batch))
+    assert len(lines) == bool(note)
+    assert note in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("config", "crossing"),
+    [
+        (MeshConfig(3, 1, 4, 1), []),
+        (MeshConfig(3, 1, 2, 2), []),
+        (MeshConfig(4, 1, 3, 1), ["tensor"]),  # the second three lie on two hosts
+        (MeshConfig(1, 1, 3, 4), ["tensor"]),
+        (MeshConfig(1, 1, 1, 12), ["sequence"]),
+    ],
+)
+def test_axes_across_three_hosts_of_four_devices_are_named(monkeypatch, config, crossing):
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(jax, "device_count", lambda: 12)
+    shape = dataclasses.asdict(config)
+    mesh = types.SimpleNamespace(size=12, shape=shape, axis_names=tuple(shape), local_devices=range(4))
+    lines = weak_spots(types.SimpleNamespace(mesh=mesh, layout=()), types.SimpleNamespace(mesh=config))
+    assert [line.split()[1] for line in lines] == crossing
 
 
 def test_parameters_and_moments_are_spread_by_the_rules():

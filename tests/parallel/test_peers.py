@@ -159,6 +159,28 @@ def test_something_else_on_that_address_is_no_process_0(start):
         assert last.endswith("(Address already in use); --coordinator (JAX_COORDINATOR_ADDRESS) must name a free port")
 
 
+@pytest.mark.parametrize(
+    "said", [b"GET / HTTP/1.1\r\n\r\n", b'{"process": [1], "processes": 2, "host": "here"}\n'], ids=["web", "list"]
+)
+def test_a_stranger_who_calls_process_0_is_hung_up_on(start, coordinator, said):
+    first, address = start("nothing", 0, 2, coordinator), coordinator.split(":")
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            stranger = socket.create_connection(address)
+            break
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    with stranger:
+        stranger.sendall(said)
+        stranger.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            assert stranger.recv(1) == b""
+    for process in (first, start("nothing", 1, 2, coordinator)):
+        assert finish(process) == (0, "done"), output(process)
+
+
 def test_who_did_not_come_is_named_in_all_that_did(start, coordinator):
     here = [start("nothing", i, 4, coordinator, timeout=4) for i in (0, 2)]
     expected = f"error: 2 of 4 processes did not come to {coordinator} within 4 s, these: 1, 3; see whether they run"
@@ -184,15 +206,15 @@ def test_processes_that_disagree_all_say_so(start, coordinator, numbers, expecte
 
 def test_a_process_that_is_started_again_while_others_are_awaited_takes_its_place(start, coordinator):
     first, lost = (start("nothing", i, 3, coordinator) for i in (0, 1))
-    port = int(coordinator.rpartition(":")[2])
-    deadline = time.monotonic() + 60
-    while not connected(port):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until_connected(coordinator)
     lost.kill()
     lost.wait()
-    for process in [first, *(start("nothing", i, 3, coordinator) for i in (1, 2))]:
-        assert finish(process) == (0, "done")
+    others = [start("nothing", 2, 3, coordinator)]
+    wait_until_connected(coordinator)
+    time.sleep(0.5)
+    others.append(start("nothing", 1, 3, coordinator))
+    for process in [first, *others]:
+        assert finish(process) == (0, "done"), output(process)
 
 
 def test_a_process_can_be_alone_in_any_environment(monkeypatch):
@@ -203,9 +225,13 @@ def test_a_process_can_be_alone_in_any_environment(monkeypatch):
         assert jax.process_count() == 1
 
 
-def connected(port: int) -> bool:
-    """Whether somebody has a connection to a port of this host."""
-    lines = [
-        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
-    ]
-    return any(line[1].endswith(f":{port:04X}") and line[3] == "01" for line in lines)
+def wait_until_connected(coordinator: str) -> None:
+    """Returns when somebody has a connection to that port of this host."""
+    port, deadline = int(coordinator.rpartition(":")[2]), time.monotonic() + 60
+    while True:
+        tables = [Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6")]
+        lines = [line.split() for table in tables for line in table.splitlines()[1:]]
+        if any(line[1].endswith(f":{port:04X}") and line[3] == "01" for line in lines):
+            return
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

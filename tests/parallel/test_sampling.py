@@ -68,6 +68,12 @@ def test_a_batch_is_filled_up_to_what_the_devices_share(params, requests):
         made.replay(requests[0], sampler(params, "").bucket(requests[:1]), 0)
 
 
+def test_what_three_devices_made_one_makes_again(params, requests, expected):
+    bucket = sampler(params, "data=3").bucket(requests[:2])
+    assert bucket.rows == 3
+    np.testing.assert_array_equal(sampler(params, "").replay(requests[0], bucket, 0).ids, expected[0].ids)
+
+
 @pytest.mark.parametrize("mesh", MESHES)
 def test_the_likelihood_is_the_same(tmp_path, params, write_dataset, make_pieces, mesh):
     write_dataset(tmp_path / "set", make_pieces([5, 300, 64, 63, 1]), spec=TOKENIZER.spec)

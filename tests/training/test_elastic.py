@@ -1,5 +1,6 @@
 """One run in several real processes: killed, and gone on with by other numbers of processes and devices."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from amt_jax.data.card import Card
 from amt_jax.parallel.peers import AGAIN
 from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.run_folder import RunFolder
@@ -155,6 +157,16 @@ def test_two_processes_resume_bit_for_bit(tmp_path, command, final_state):
         np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
 
 
+def test_sigterm_is_heard_though_every_step_is_validated(tmp_path, command):
+    run = RunFolder(tmp_path / "run")
+    with Processes([command(run, 2, "--config.validate_every=1")] * 2, 1) as processes:
+        wait_for_step(processes, run, 3)
+        processes.all[1].send_signal(signal.SIGTERM)
+        codes, said = processes.end()
+    assert codes == [AGAIN] * 2, said
+    assert f"stopped after step {latest(run)} of {STEPS}, saved" in said
+
+
 def test_a_shard_that_one_host_lacks_stops_all(tmp_path, command, dataset):
     shutil.copytree(dataset, tmp_path / "other")
     shard = next((tmp_path / "other").glob("train-*.array_record"))
@@ -168,3 +180,18 @@ def test_a_shard_that_one_host_lacks_stops_all(tmp_path, command, dataset):
     assert len(errors) == 2
     assert all(line.startswith(f"error: process 1: shard {shard} is missing") for line in errors), errors
     assert not run.exists()
+
+
+def test_processes_that_were_told_different_things_stop(tmp_path, command, dataset):
+    shutil.copytree(dataset, tmp_path / "other")
+    card = Card.load(dataset)
+    dataclasses.replace(card, splits={name: card.splits[name] for name in ("train",)}).save(tmp_path / "other")
+    run = RunFolder(tmp_path / "run")
+    for word, what in (("--config.seed=1", "config"), (f"--config.dataset={tmp_path / 'other'}", "dataset")):
+        with Processes([command(run, 2), command(run, 2, word)], 1) as processes:
+            codes, said = processes.end(60)
+        assert codes == [2, 2], said
+        errors = [line for line in said.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 2
+        assert all(line.startswith(f"error: process 1 has another {what} than process 0") for line in errors), errors
+        assert not run.exists()

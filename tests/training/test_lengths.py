@@ -76,7 +76,9 @@ def test_lengths_that_cannot_be_are_refused(make_config, wrong):
 
 def test_a_length_that_the_mesh_does_not_divide_is_named(make_config, tmp_path):
     config = make_config({"lengths": "1:0.5", "mesh.sequence": 2})
-    with pytest.raises(UserError, match=r"the mesh's sequence = 2 does not divide 1 of config\.lengths"):
+    with pytest.raises(
+        UserError, match=r"the mesh's sequence = 2 does not divide 1 of config\.lengths; a multiple of 2"
+    ):
         train(config, RunFolder(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
