@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         "--allow-config-change", action="store_true", help="go on with a run although its config or dataset changed"
     )
     add_flags(parser)
-    args, overrides = parser.parse_known_args(argv)
-    unknown = [word.split("=")[0] for word in overrides if word.startswith("-") and not word.startswith("--config.")]
-    if unknown:
-        known = ["--config", "--run", "--allow-config-change", "--help", "--coordinator", "--processes", "--process"]
-        raise UserError(f"unknown flag {near(unknown[0], [*known, '--connect-timeout'])}")
+    args, overrides = parse(parser, argv)
 
     from amt_jax.training.memory import keep_freed_memory
 
@@ -77,6 +74,16 @@ def main(argv: list[str] | None = None) -> int:
     with connect(args.coordinator, args.processes, args.process, args.connect_timeout):
         over = train(config, run, allow_config_change=args.allow_config_change)
     return 0 if over else AGAIN
+
+
+def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """A command's own flags, and the --config.FIELD=VALUE words; UserError for a flag that there is not."""
+    args, overrides = parser.parse_known_args(argv)
+    for word in overrides:
+        if word.startswith("-") and not word.startswith("--config."):
+            known = re.findall(r"--[a-z][a-z-]*", parser.format_usage())
+            raise UserError(f"unknown flag {near(word.split('=')[0], [*known, '--help'])}")
+    return args, overrides
 
 
 def load_config(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Generation speed of the R4 decoder (25.4 M parameters) against `transformers.generate` with its cache.
+"""Generation speed of configs/remi_composer.py's decoder against `transformers.generate` with its cache.
 
 The same sizes, prompt, number of new tokens and sampling (temperature 0.9, top-k 40, top-p 0.95) on both sides, in
 float32; ours runs the whole sampler with its grammar. Both stay loaded and take turns; compiling is shown apart.

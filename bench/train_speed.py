@@ -1,4 +1,4 @@
-"""Training speed of the R4 decoder (25.4 M parameters) against the same decoder in plain PyTorch.
+"""Training speed of configs/remi_composer.py's decoder (25.4 M parameters) against the same decoder in plain PyTorch.
 
 Both sides stay loaded and take turns, one step each: forward, backward, clipping, AdamW on the same sizes, dropout off,
 no compilation on the PyTorch side unless asked. What counts is the median of the rounds' ratios.

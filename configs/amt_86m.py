@@ -1,4 +1,4 @@
-"""The decoder of system A's report: 12 layers of 768, 12 heads, 2,048 tokens of context, 86 M parameters.
+"""A decoder in the size of GPT-2's smallest: 12 layers of 768, 12 heads, 2,048 tokens of context, 86 M parameters.
 
 Command:   python -m data_prep.midi --input=MIDI --output=DATASET --tokenizer=remi
            python -m amt_jax.train --config=amt_86m --config.dataset=DATASET --run=RUN
@@ -32,7 +32,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.d_ff = 3072
     config.model.remat = False
 
-    config.optimizer.learning_rate = 2e-4  # of the best trial of the report's search
+    config.optimizer.learning_rate = 2e-4
     config.optimizer.warmup = 10_000 / config.steps  # a shorter run warms up in proportion
     config.optimizer.b2 = 0.95
     config.optimizer.layer_decay = 0.95

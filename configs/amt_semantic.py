@@ -1,11 +1,11 @@
-"""The decoder of system A's training report: 6 layers of 768, feed-forward 1,024, 8 heads, 24 M parameters.
+"""A small decoder for text-conditioned events: 6 layers of 768, feed-forward 1,024, 8 heads, 24 M parameters.
 
 Command:   python -m data_prep.midi --input=MIDI --output=DATASET --tokenizer=remi
            python -m amt_jax.train --config=amt_semantic --config.dataset=DATASET --run=RUN
 Hardware:  one GPU with 24 GB or more; on a smaller one --config.batch_size=4 --config.accumulation=8.
-Expected:  24.0 M parameters, with 419 ids as with the report's 512; the report counts 23.4 M. Its 3,125 steps have not
-           been measured yet; 30 steps of one row of 256 tokens of folk tunes on a CPU took the loss from 23.1 nats a
-           token to 4 (guessing has 6.04), in float32 and 1.6 GB of memory.
+Expected:  24.0 M parameters with 419 ids. Its 3,125 steps have not been measured yet; 30 steps of one row of 256 tokens
+           of folk tunes on a CPU took the loss from 23.1 nats a token to 4 (guessing has 6.04), in float32 and 1.6 GB
+           of memory.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""System R: a REMI decoder conditioned on composers, 25.4 M parameters, 8,192 tokens of context.
+"""A REMI decoder conditioned on composers, 25.4 M parameters, 8,192 tokens of context.
 
 Command:   python -m data_prep.midi --input=MIDI --output=DATASET --tokenizer=remi
            python -m amt_jax.train --config=remi_composer --config.dataset=DATASET --run=RUN

@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amt_jax.errors import UserError, near, run_command
+from amt_jax.errors import UserError, run_command
+from amt_jax.train import parse
 from launch.chips import slice_devices
 from launch.report import Figures, Report, lines
 
@@ -52,21 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--condition-size", type=int, default=239, help="values of each condition (default: 239)")
     parser.add_argument("--segments", type=int, default=16, help="pieces a row, at most (default: 16)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures there too, as json")
-    args, overrides = parser.parse_known_args(argv)
-    unknown = [word.split("=")[0] for word in overrides if word.startswith("-") and not word.startswith("--config.")]
-    if unknown:
-        known = [
-            "--config",
-            "--topology",
-            "--rows",
-            "--tokenizer",
-            "--condition-size",
-            "--segments",
-            "--output",
-            "--help",
-        ]
-        raise UserError(f"unknown flag {near(unknown[0], known)}")
-
+    args, overrides = parse(parser, argv)
     report = check(
         args.config,
         args.topology,

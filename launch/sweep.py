@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amt_jax import storage
-from amt_jax.errors import UserError, near, run_command
-from amt_jax.train import load_config, override
+from amt_jax.errors import UserError, run_command
+from amt_jax.train import load_config, override, parse
 from launch.local import gpus as visible_gpus
 
 if TYPE_CHECKING:
@@ -56,11 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         "--workers", metavar="N", type=int, default=1, help="trainings at a time; they divide this host's GPUs (1)"
     )
     parser.add_argument("--show", action="store_true", help="only show what was found so far")
-    args, overrides = parser.parse_known_args(argv)
-    unknown = [word.split("=")[0] for word in overrides if word.startswith("-") and not word.startswith("--config.")]
-    if unknown:
-        flags = ["--output", "--config", "--search", "--trials", "--workers", "--show", "--help"]
-        raise UserError(f"unknown flag {near(unknown[0], flags)}")
+    args, overrides = parse(parser, argv)
     for name in ("trials", "workers"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be at least 1")

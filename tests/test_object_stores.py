@@ -65,12 +65,13 @@ def store(request, tmp_path_factory):
     if request.param == "s3":
         for package in ("s3fs", "moto", "flask_cors"):
             pytest.importorskip(package, reason="tests of s3:// need the extras s3 and stores")
-        command = ["moto.server", f"--port={port}"]
+        command = ["-m", "moto.server", f"--port={port}"]
         options = {"endpoint_url": here, "key": "key", "secret": "secret"}
     else:
         for package in ("gcsfs", "gcp_storage_emulator"):
             pytest.importorskip(package, reason="tests of gs:// need the extras gcs and stores")
-        command = ["gcp_storage_emulator", "start", f"--port={port}", "--in-memory", "--default-bucket=bucket"]
+        emulator = str(Path(__file__).with_name("gcs_server.py"))
+        command = [emulator, "start", f"--port={port}", "--in-memory", "--default-bucket=bucket"]
         options = {"endpoint_url": here, "token": "anon"}
 
     def address(port: int) -> dict[str, str]:
@@ -80,7 +81,7 @@ def store(request, tmp_path_factory):
         return {"STORAGE_EMULATOR_HOST": here, "TENSORSTORE_GCS_HTTP_URL": here}
 
     with open(folder / "log", "w") as log:
-        server = subprocess.Popen([sys.executable, "-m", *command], stdout=log, stderr=log)
+        server = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log)
         try:
             wait_until(lambda: server.poll() is not None or answers(port))
             files = fsspec.filesystem(request.param, use_listings_cache=False, **options)

@@ -61,3 +61,9 @@ def test_amt_lists_its_commands_and_corrects_a_slip():
     assert "'generate'" in slip.stderr
     passed_on = subprocess.run([*amt, "train", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert "--config" in passed_on.stdout
+
+
+def test_readme_links_to_what_is_there():
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text())
+    assert links
+    assert not [link for link in links if "://" not in link and not (ROOT / link).exists()]

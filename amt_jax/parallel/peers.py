@@ -294,15 +294,21 @@ def _start_jax(cluster: Cluster, address: str, timeout: float) -> None:
     jax.config.update("jax_check_proxy_envs", False)
     # Its SIGTERM handler would take the place of the one that saves.
     jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(
-        address,
-        cluster.processes,
-        cluster.process,
-        local_device_ids=cluster.devices,
-        cluster_detection_method="deactivate",
-        initialization_timeout=max(int(timeout), 1),
-        heartbeat_timeout_seconds=HEARTBEAT,
-    )
+    try:
+        jax.distributed.initialize(
+            address,
+            cluster.processes,
+            cluster.process,
+            local_device_ids=cluster.devices,
+            cluster_detection_method="deactivate",
+            initialization_timeout=max(int(timeout), 1),
+            heartbeat_timeout_seconds=HEARTBEAT,
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"jax's own service at {address} cannot be reached ({str(error).splitlines()[0][:200]}); "
+            f"process 0 needs this port free and open to all hosts, besides that of --coordinator"
+        ) from error
 
 
 def _exit(code: int) -> None:

@@ -192,7 +192,7 @@ def test_full_size_presets(preset):
     config = transformer_config(TrainConfig.from_json(fields), Card(spec, {}, {"composer": composers}))
     model = abstract_model(config)
     size = sum(x.size for x in jax.tree.leaves(model.shapes)) - 239 * 512
-    # Row R4's 25.4 M: 8 layers of (512 · 4 · 512 + 2 · 512 · 2048 weights), embeddings, biases and norms.
+    # configs/remi_composer.py's 25.4 M: 8 layers of (512 · 4 · 512 + 2 · 512 · 2048) and embeddings.
     assert abs(size / 25.4e6 - 1) < (0.002 if preset == "remi_composer" else 0.05)
     args = [jax.ShapeDtypeStruct((2, 8192, *more), jnp.int32) for more in ((1,), (), ())]
     conditions = {"composer": jax.ShapeDtypeStruct((2, 3), jnp.int32)}
