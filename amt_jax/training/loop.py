@@ -188,9 +188,8 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
                 valid_loss = None
                 if validation and (last or due(step, config.validate_every, ended_epoch)):
                     read_metrics()
-                    found = validate(program, state.eval_params, validation, config.batch_size, interruption)
-                    valid_loss = log.valid(step, found) if found else None
-                    stop = stop or not found
+                    found = validate(program, state.eval_params, validation, config.batch_size)
+                    valid_loss = log.valid(step, found)
                 better = valid_loss is not None and valid_loss < lowest
                 if last or better or save or stop or due(step, config.save_every, ended_epoch):
                     read_metrics()  # raises before a bad state is saved
@@ -216,21 +215,15 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
     return step == total_steps or interruption.by_hand
 
 
-def validate(
-    program: Program, params: Any, rows: Rows, batch_size: int, interruption: Interruption
-) -> dict[str, Any] | None:
-    """Sums over the whole validation split, each token once; see step.sums. None if a process was asked to stop."""
+def validate(program: Program, params: Any, rows: Rows, batch_size: int) -> dict[str, Any]:
+    """Sums over the whole validation split, each token once; see step.sums."""
     total, unread = None, None
     for batch in batches(rows, batch_size, slots=local_rows(program.mesh, batch_size)):
-        wishes = put_wishes([interruption.requested, False], program.mesh)
-        found = program.evaluate(params, put_batch(batch, program.mesh, batch_size), wishes)
+        found = program.evaluate(params, put_batch(batch, program.mesh, batch_size))
         if unread is not None:
-            sums, wished = unread
-            if wished[0]:
-                return None
-            total = add(total, sums)
+            total = add(total, unread)
         unread = found
-    return add(total, unread[0])
+    return add(total, unread)
 
 
 def due(step: int, every: int, ended_epoch: bool) -> bool:
