@@ -1,4 +1,4 @@
-"""Floating-point operations of training and decoding, by formula; 2 a multiply-add, matrix products only.
+"""Floating-point operations of training, by formula; 2 a multiply-add, matrix products only.
 
 A layer multiplies each token with its kernels, D x (N + 2K)H for queries, keys and values, D x D after attention, and
 two or three of D x F; at the end stand the streams' K x V x D tied embeddings. Every product costs twice its kernel's
@@ -59,14 +59,6 @@ def executed_flops(config: TransformerConfig, rows: int) -> float:
     # remat, the values are new and the scores serve the backward pass too.
     products = 8 if config.remat else 7
     return dense + config.num_layers * _attention(config, rows, blockwise_pairs(config.context_length), products)
-
-
-def decode_flops(config: TransformerConfig, rows: int, slots: int) -> float:
-    """Of one decoding step of `rows` rows (guidance branches counted) over a cache of `slots`."""
-    sizes = kernel_sizes(config)
-    embedding = sizes.pop("embedding")
-    dense = 2 * rows * (config.num_layers * sum(sizes.values()) + embedding)
-    return dense + config.num_layers * _attention(config, rows, slots, products=2)
 
 
 def _attention(config: TransformerConfig, rows: int, pairs: int, products: int) -> float:

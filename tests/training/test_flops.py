@@ -1,12 +1,9 @@
 """The formulas against the programs that XLA makes, on the CPU."""
 
 import dataclasses
-import functools
 
 import jax
-import jax.numpy as jnp
 import pytest
-from flax import nnx
 
 from amt_jax.model.params import abstract_model
 from amt_jax.parallel.mesh import one_device
@@ -65,19 +62,3 @@ def test_recomputed_layers_count_twice_but_for_their_last_product(both):
     values = 2 * model.num_layers * flops.blockwise_pairs(model.context_length) * model.d_model
     assert again == dense + values
     assert flops.model_flops(remat, 1) == flops.model_flops(model, 1)
-
-
-def test_a_decoding_step_computes_what_the_formula_says(both):
-    _, model = both
-    rows, slots, graph = 3, 64, abstract_model(model).graph
-
-    @jax.jit
-    def step(params, tokens, cache, index):
-        mask = jnp.ones((rows, slots), bool)
-        return nnx.merge(graph, params).step(tokens, jnp.zeros(rows, jnp.int32), {}, cache, index, mask)
-
-    shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-    cache = [(shape((rows * model.num_kv_heads, slots, model.head_dim)),) * 2] * model.num_layers
-    tokens = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
-    compiled = step.lower(abstract_model(model).shapes, tokens, cache, 3).compile()
-    assert Program(compiled.as_text()).totals().flops == flops.decode_flops(model, rows, slots)
