@@ -57,7 +57,9 @@ def path_with(tmp_path):
         for name, script in scripts.items():
             (folder / name).write_text(script)
             (folder / name).chmod(0o755)
-        return os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+        # `make test PYTHON=...` hands PYTHON down to the tests, and train.sbatch would take it for the training's.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHON"}
+        return environment | {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
     return make
 
