@@ -52,12 +52,13 @@ KINDS = (
 
 DRUMS = 128  # Where drums stand among programs.
 RANKS = 128  # Pitches a program: a note's rank is its program times this, plus its pitch.
+MAX_POLYPHONY = 16  # The clock knows so many ends of notes, so a limit is at most this.
 
 Array = Any  # A numpy or a jax array.
 
 
 class GrammarState(NamedTuple):
-    """Where a row stands; all arrays of one shape, a row each.
+    """Where a row stands; all arrays of one shape, a row each, but `ends`, which has one more axis.
 
     Attributes:
       state: index into KINDS.
@@ -72,6 +73,10 @@ class GrammarState(NamedTuple):
       highest: rank of the last note of this moment, -1 if there is none; the next one's must be higher.
       seconds: seconds from the start to now.
       tick_seconds: seconds a tick, by the tempo.
+      ends: where the notes end that end last, the latest first; drums are left out. [..., MAX_POLYPHONY]
+      polyphony: how many notes other than drums may sound at once, MAX_POLYPHONY + 1 where that is not limited. It
+        stays as it is, so set it after a prompt, which may have more.
+      drums: whether drums may sound, which is what a position without room for other notes is good for.
     """
 
     state: Array
@@ -86,6 +91,9 @@ class GrammarState(NamedTuple):
     highest: Array
     seconds: Array
     tick_seconds: Array
+    ends: Array
+    polyphony: Array
+    drums: Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -103,6 +111,7 @@ class Grammar:
       length: [W] int32, positions of a Duration, else 0.
       pitch: [W] int32, of a Pitch or PitchDrum, else -1.
       program: [W] int32, of a Program, 128 for drums, else -1.
+      opens: [W] bool, the first token of a note other than a drum.
       top: [W] int32, the rank of the highest note that a Program can have, else 0.
       bar_ticks: [W] int32, ticks a bar of a TimeSig, else 0.
       position_ticks: [W] int32, ticks a position of a TimeSig, else 0.
@@ -122,6 +131,7 @@ class Grammar:
     length: np.ndarray
     pitch: np.ndarray
     program: np.ndarray
+    opens: np.ndarray
     top: np.ndarray
     bar_ticks: np.ndarray
     position_ticks: np.ndarray
@@ -162,7 +172,12 @@ class Grammar:
         # Before the first Bar token, bar -1: one full bar before tick 0.
         clock = (0, -1, -common[0], *common, 0, 0, 0, -1) if with_bars else (0, 0, 0, *common, 0, 0, 0, -1)
         initial = GrammarState(
-            *(np.int32(each) for each in (KINDS.index("START"), *clock)), np.float32(0), np.float32(tick_seconds(tempo))
+            *(np.int32(each) for each in (KINDS.index("START"), *clock)),
+            seconds=np.float32(0),
+            tick_seconds=np.float32(tick_seconds(tempo)),
+            ends=np.zeros(MAX_POLYPHONY, np.int32),
+            polyphony=np.int32(MAX_POLYPHONY + 1),
+            drums=np.bool_("Program_-1" in names),
         )
         pitch = column("Pitch", int, -1) + column("PitchDrum", int, -1) + 1
         program = column("Program", lambda v: int(v) % (DRUMS + 1), -1)  # drums are Program_-1
@@ -184,6 +199,7 @@ class Grammar:
             length=column("Duration", positions),
             pitch=pitch,
             program=program,
+            opens=(program >= 0) & (program < DRUMS) if "Program" in kinds else pitch >= 0,
             top=top.astype(np.int32),
             bar_ticks=column("TimeSig", lambda v: meter(v)[0] * per_beat * finest // meter(v)[1]),
             position_ticks=column("TimeSig", lambda v: finest // meter(v)[1]),
@@ -195,7 +211,12 @@ class Grammar:
 
     def start(self, shape: tuple[int, ...] = (), xp: ModuleType = np) -> GrammarState:
         """The state before the first token (BOS counts for nothing), for rows of `shape`."""
-        return GrammarState(*(xp.full(shape, each, each.dtype) for each in self.initial))
+        return GrammarState(*(xp.full((*shape, *each.shape), each, each.dtype) for each in self.initial))
+
+    def playable(self, programs: Sequence[int]) -> np.ndarray:
+        """Which ids, BPE merges included, name no instrument but these (128 for drums). [V] bool."""
+        may = (self.program < 0) | np.isin(self.program, programs)
+        return np.where(self.expansion >= 0, may[self.expansion], True).all(-1)
 
     def step(self, state: GrammarState, token: Array, xp: ModuleType = np) -> tuple[Array, GrammarState]:
         """Whether base ids may follow, and the state after each if they do. `token` broadcasts against the state."""
@@ -227,9 +248,13 @@ class Grammar:
         rank = state.program * RANKS + pitch
         allowed &= (pitch < 0) | (rank > highest)
         allowed &= (program < 0) | (of(self.top) > highest)
+        room = tick >= _free(state, xp)
+        allowed &= room | ~(of(self.opens) | ((position >= 0) & ~state.drums))
 
         bars = (tick - state.bar_tick) // state.bar_ticks
         length = of(self.length)
+        end = tick + length * state.position_ticks
+        counted = (length > 0) & (state.program < DRUMS)
         return allowed, GrammarState(
             state=following,
             tick=tick,
@@ -237,14 +262,15 @@ class Grammar:
             bar_tick=state.bar_tick + bars * state.bar_ticks,
             bar_ticks=xp.where(meter_ticks > 0, meter_ticks, state.bar_ticks),
             position_ticks=xp.where(meter_ticks > 0, of(self.position_ticks), state.position_ticks),
-            note_end=xp.where(
-                length > 0, xp.maximum(state.note_end, tick + length * state.position_ticks), state.note_end
-            ),
+            note_end=xp.where(length > 0, xp.maximum(state.note_end, end), state.note_end),
             notes=state.notes + (length > 0),
             program=xp.where(program >= 0, program, state.program),
             highest=xp.where(pitch >= 0, rank, highest),
             seconds=state.seconds + (tick - state.tick).astype(np.float32) * state.tick_seconds,
             tick_seconds=xp.where(seconds > 0, seconds, state.tick_seconds),
+            ends=_insert(state.ends, xp.where(counted, end, 0), xp),
+            polyphony=state.polyphony,
+            drums=state.drums,
         )
 
     def run(self, state: GrammarState, token: Array, xp: ModuleType = np) -> tuple[Array, GrammarState]:
@@ -260,7 +286,7 @@ class Grammar:
 
     def look(self, state: GrammarState, xp: ModuleType = np) -> tuple[Array, GrammarState]:
         """For every id, whether it may come next and the state after it. Fields [...] -> [..., V]."""
-        each = GrammarState(*(field[..., None] for field in state))
+        each = GrammarState(*(field[..., None] for field in state))._replace(ends=state.ends[..., None, :])
         return self.run(each, xp.arange(len(self.expansion)), xp)
 
     def allowed(self, state: GrammarState, xp: ModuleType = np) -> Array:
@@ -273,7 +299,22 @@ class Grammar:
 
 
 def _where(condition: Array, new: GrammarState, old: GrammarState, xp: ModuleType) -> GrammarState:
-    return GrammarState(*(xp.where(condition, a, b) for a, b in zip(new, old, strict=True)))
+    def pick(name: str, a: Array, b: Array) -> Array:
+        return xp.where(condition[..., None] if name == "ends" else condition, a, b)
+
+    return GrammarState(*map(pick, GrammarState._fields, new, old))
+
+
+def _free(state: GrammarState, xp: ModuleType) -> Array:
+    """The first tick at which so few notes sound that one more may start. [...] int32."""
+    counted = xp.arange(MAX_POLYPHONY) >= state.polyphony[..., None] - 1
+    return xp.where(counted, state.ends, 0).max(-1)
+
+
+def _insert(ends: Array, end: Array, xp: ModuleType) -> Array:
+    """Puts a note's end among `ends`, in order, and drops the earliest; 0 for no note. [..., P], [...] -> [..., P]."""
+    before = xp.concatenate([xp.full_like(ends[..., :1], np.iinfo(np.int32).max), ends[..., :-1]], -1)
+    return xp.maximum(ends, xp.minimum(before, end[..., None]))
 
 
 def _transitions(kinds: np.ndarray, values: np.ndarray) -> np.ndarray:
