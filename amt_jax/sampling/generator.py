@@ -18,7 +18,7 @@ import numpy as np
 from amt_jax import __version__
 from amt_jax.errors import UserError
 from amt_jax.model.params import fingerprint
-from amt_jax.music import midi
+from amt_jax.music import instruments, midi
 from amt_jax.parallel.mesh import ONE_DEVICE, MeshConfig, local_mesh
 from amt_jax.sampling import order as ordering
 from amt_jax.sampling.order import Order
@@ -108,7 +108,9 @@ class Generator:
         self, orders: Sequence[Order], progress: Callable[[float], None] = lambda share: None
     ) -> Iterator[Piece]:
         """Makes pieces, batch by batch, in order; see `Sampler.generate` for `progress`."""
-        requests = [self._request(order.settings, order.conditions, order.prompt) for order in orders]
+        requests = [
+            self._request(order.settings, order.conditions, order.prompt, order.instruments) for order in orders
+        ]
         for order, request, result in zip(orders, requests, self.sampler.generate(requests, progress), strict=True):
             recipe = {
                 "amt_jax": __version__,
@@ -116,6 +118,7 @@ class Generator:
                 "checkpoint": self.checkpoint,
                 "settings": dataclasses.asdict(order.settings),
                 "conditions": dict(order.conditions),
+                "instruments": list(order.instruments),
                 "prompt": base64.b64encode(zlib.compress(order.prompt.astype("<u2").tobytes())).decode(),
                 "bucket": dataclasses.asdict(result.bucket),
                 "row": result.row,
@@ -135,6 +138,7 @@ class Generator:
             bucket, row = Bucket(**recipe["bucket"]), int(recipe["row"])
             prompt = np.frombuffer(zlib.decompress(base64.b64decode(recipe["prompt"])), "<u2").astype(np.uint16)
             checkpoint, conditions = recipe["checkpoint"], dict(recipe["conditions"])
+            labels = tuple(recipe.get("instruments", ()))
         except midi.MidiError as error:
             raise UserError(f"cannot replay {path}: {error}") from None
         except (ValueError, KeyError, TypeError, zlib.error):
@@ -144,12 +148,15 @@ class Generator:
                 f"cannot replay {path}: checkpoint {checkpoint[:12]} made it, this is {self.checkpoint[:12]}; "
                 "name the right --run and --checkpoint"
             )
-        request = self._request(settings, conditions, prompt)
+        request = self._request(settings, conditions, prompt, labels)
         return self._piece(recipe, request, self.sampler.replay(request, bucket, row))
 
-    def _request(self, settings: GenerationSettings, conditions: Mapping[str, str], prompt: np.ndarray) -> Request:
+    def _request(
+        self, settings: GenerationSettings, conditions: Mapping[str, str], prompt: np.ndarray, labels: Sequence[str]
+    ) -> Request:
         ids = {name: self.card.conditions[name].id(value) for name, value in conditions.items()}
-        return Request(settings, ids, prompt)
+        programs = tuple(program for label in labels for program in instruments.programs(label)) or None
+        return Request(settings, ids, prompt, programs)
 
     def _piece(self, recipe: Mapping[str, Any], request: Request, result: Result) -> Piece:
         ids = np.concatenate([request.prompt, result.ids])

@@ -13,13 +13,14 @@ import numpy as np
 
 from amt_jax.data.card import Card, Vocabulary
 from amt_jax.errors import UserError, near
-from amt_jax.music import midi
+from amt_jax.music import instruments, midi
 from amt_jax.sampling.settings import GenerationSettings
-from amt_jax.tokens.symbolic import SymbolicTokenizer
+from amt_jax.tokens.symbolic import PRESETS, SymbolicTokenizer
 
 NO_PROMPT = np.zeros(0, np.uint16)
 SETTINGS = tuple(field.name for field in dataclasses.fields(GenerationSettings))
 PROMPT = ("prompt", "prompt_beats", "prompt_tokens")
+LONGEST = {field.name: field.metadata["high"] for field in dataclasses.fields(GenerationSettings)}["seconds"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +32,14 @@ class Order:
       conditions: condition name -> value, as the card spells it.
       prompt: ids to continue; empty starts a new piece. [T] uint16
       prompt_name: what the prompt is called.
+      instruments: labels of the only instruments that new notes may have; none for any.
     """
 
     settings: GenerationSettings
     conditions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prompt: np.ndarray = dataclasses.field(default_factory=lambda: NO_PROMPT)
     prompt_name: str = ""
+    instruments: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -53,18 +56,21 @@ def make_orders(card: Card, tokenizer: SymbolicTokenizer, values: Mapping[str, A
       tokenizer: reads the prompt.
       values: settings by their names; conditions by theirs: a value or its id, several in a list or with commas, or
         "all"; `prompt`, a MIDI file to continue after its first `prompt_beats` or `prompt_tokens`, or after its end;
-        `count` for several seeds from `seed` on. None is as good as nothing.
+        `instruments`, names in a list or with commas; `count` for several seeds from `seed` on. None is as good as
+        nothing. Where `bars` are asked for, `seconds` has no default.
 
     Returns:
       An order a value and seed; UserError on an unknown name or a value that cannot be.
     """
     values = {name: value for name, value in values.items() if value is not None}
-    known = [*SETTINGS, *PROMPT, "count", *card.conditions]
+    known = [*SETTINGS, *PROMPT, "instruments", "count", *card.conditions]
     for name in values:
         if name not in known:
             extra = "" if card.conditions else "; this model was trained without conditions such as composers"
             raise UserError(f"unknown {near(name, known)}{extra}")
     settings = GenerationSettings(**{name: values[name] for name in SETTINGS if name in values})
+    if settings.bars and "seconds" not in values:
+        settings = dataclasses.replace(settings, seconds=LONGEST)
     count = values.get("count", 1)
     if type(count) is not int or not 1 <= count <= 100_000:
         raise UserError(f"count is a whole number from 1 to 100000, not {count!r}")
@@ -73,8 +79,9 @@ def make_orders(card: Card, tokenizer: SymbolicTokenizer, values: Mapping[str, A
         asked = _asked(condition, vocabulary, values.get(condition))
         choices = [choice | ({condition: value} if value else {}) for choice in choices for value in asked]
     prompt, prompt_name = _read_prompt(tokenizer, *(values.get(name) for name in PROMPT))
+    played = _instruments(tokenizer, values.get("instruments"))
     return [
-        Order(dataclasses.replace(settings, seed=(settings.seed + index) % 2**32), choice, prompt, prompt_name)
+        Order(dataclasses.replace(settings, seed=(settings.seed + index) % 2**32), choice, prompt, prompt_name, played)
         for choice in choices
         for index in range(count)
     ]
@@ -139,6 +146,20 @@ def _value(condition: str, vocabulary: Vocabulary, name: str) -> str | None:
 
 def _is_value(vocabulary: Vocabulary, name: str) -> bool:
     return name.strip().casefold() in map(str.casefold, vocabulary.values)
+
+
+def _instruments(tokenizer: SymbolicTokenizer, asked: Any) -> tuple[str, ...]:
+    """The labels of the instruments that a person named."""
+    names = asked.split(",") if isinstance(asked, str) else asked or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"instruments are names in a list or with commas, not {asked!r}")
+    labels = tuple(dict.fromkeys(instruments.find(name) for name in names if name.strip()))
+    if "Program" not in tokenizer.spec.ranges and set(labels) - {"piano"}:
+        able = [name for name, preset in PRESETS.items() if preset.programs]
+        raise UserError(
+            f"instruments: this model plays the piano alone; prepare a dataset with --tokenizer={' or '.join(able)}"
+        )
+    return labels
 
 
 def _read_prompt(tokenizer: SymbolicTokenizer, path: Any, beats: Any, tokens: Any) -> tuple[np.ndarray, str]:

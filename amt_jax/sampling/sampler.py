@@ -26,10 +26,11 @@ from amt_jax.model.transformer import Transformer, TransformerConfig
 from amt_jax.parallel.attention import CACHE, placement
 from amt_jax.parallel.mesh import constrain, one_device, parameter_shardings, sharding
 from amt_jax.sampling import cache, constraints
+from amt_jax.sampling.constraints import Limits
 from amt_jax.sampling.filters import Controls, noise, penalize, sample
 from amt_jax.sampling.guidance import guide
 from amt_jax.sampling.settings import GenerationSettings
-from amt_jax.tokens.grammar import Grammar, GrammarState
+from amt_jax.tokens.grammar import DRUMS, MAX_POLYPHONY, Grammar, GrammarState
 from amt_jax.tokens.spec import TokenSpec
 
 STEPS_A_DISPATCH = 128  # the compiled loop runs this long between two looks from the host
@@ -45,11 +46,13 @@ class Request:
       settings: how to sample it.
       conditions: condition name -> id; what is missing is null.
       prompt: ids to continue, without BOS; empty starts a new piece. [T] uint16
+      programs: the only instruments that new notes may have, 128 for drums; None for any.
     """
 
     settings: GenerationSettings
     conditions: Mapping[str, int] = dataclasses.field(default_factory=dict)
     prompt: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint16))
+    programs: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,16 +113,14 @@ class DecodeState(NamedTuple):
 class Plan(NamedTuple):
     """What stays fixed for a batch.
 
-    controls; guidance scales [G - 1, B]; conditions name -> [B · G, 1]; max_tokens [B]; begin and end [B], the seconds
-    of its piece between which a row's new music lies.
+    controls; guidance scales [G - 1, B]; conditions name -> [B · G, 1]; max_tokens [B]; the rows' limits.
     """
 
     controls: Controls
     scales: jax.Array
     conditions: dict[str, jax.Array]
     max_tokens: jax.Array
-    begin: jax.Array
-    end: jax.Array
+    limits: Limits
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "slots", "mesh"))
@@ -157,7 +158,7 @@ def decode(
 
     def step(state):
         logits = guide(state.logits.reshape(batch, -1, state.logits.shape[-1]).swapaxes(0, 1), plan.scales)
-        logits = constraints.constrain(grammar, state.clock, logits, plan.begin, plan.end)
+        logits = constraints.constrain(grammar, state.clock, logits, plan.limits)
         logits = penalize(logits, state.seen, plan.controls.repetition_penalty)
         drawn = sample(logits, noise(plan.controls.seed, state.count, logits.shape[-1]), plan.controls, candidates)
         token = jnp.where(state.done, pad, drawn)
@@ -288,8 +289,8 @@ class Sampler:
             first[row] = bucket.width - len(kept)
             window[row, first[row] :] = kept
             seen[row, request.prompt] = True
-        clock = constraints.start(self.grammar, [request.prompt for request in padded], self.spec.pad)
-        plan = self._plan(padded, bucket, jnp.copy(clock.seconds))  # the original is donated with the state
+        clock = self._clock(padded)
+        plan = self._plan(padded, bucket, clock)
         state = DecodeState(
             cache=[],
             logits=jnp.zeros(0),
@@ -313,8 +314,9 @@ class Sampler:
                 self.graph, self.params, plan, state, jnp.int32(stop),
                 grammar=self.grammar, candidates=bucket.candidates, pad=self.spec.pad, mesh=self.mesh,
             )  # fmt: skip
-            count, index, done, seconds = jax.device_get((state.count, state.index, state.done, state.clock.seconds))
-            progress(_share(count, seconds, done, plan, len(requests)))
+            clock = (state.clock.seconds, state.clock.bar)
+            count, index, done, *clock = jax.device_get((state.count, state.index, state.done, *clock))
+            progress(_share(count, *clock, done, plan, len(requests)))
             if done.all() or count >= bucket.budget:
                 break
             if index == context:
@@ -326,7 +328,30 @@ class Sampler:
         output = jax.device_get(state.output)[: len(requests), : int(count)]
         return [Result(self._strip(ids), bucket, row) for row, ids in enumerate(output)]
 
-    def _plan(self, requests: Sequence[Request], bucket: Bucket, begin: jax.Array) -> Plan:
+    def _clock(self, requests: Sequence[Request]) -> GrammarState:
+        """The clocks after the prompts, with the limits of what is new."""
+        clock = constraints.start(self.grammar, [request.prompt for request in requests], self.spec.pad)
+        polyphony = [request.settings.polyphony or MAX_POLYPHONY + 1 for request in requests]
+        asked = [request.programs is None or DRUMS in request.programs for request in requests]
+        return clock._replace(polyphony=jnp.asarray(polyphony, jnp.int32), drums=clock.drums & jnp.asarray(asked))
+
+    def _limits(self, requests: Sequence[Request], clock: GrammarState) -> Limits:
+        begin = jnp.copy(clock.seconds)  # the original is donated with the state
+        seconds = jnp.asarray([request.settings.seconds for request in requests], jnp.float32)
+        bars = np.array([request.settings.bars or constraints.ENDLESS for request in requests], np.int32)
+        begun = np.array([len(request.prompt) > 0 for request in requests])  # a bar that a prompt has begun is not new
+        begin_bar = jnp.maximum(clock.bar, 0) + begun
+        every = range(DRUMS + 1)
+        programs = [every if request.programs is None else request.programs for request in requests]
+        return Limits(
+            begin=begin,
+            end=begin + seconds,
+            begin_bar=begin_bar,
+            end_bar=begin_bar + bars,
+            playable=jnp.asarray(np.stack([self.grammar.playable(each) for each in programs])),
+        )
+
+    def _plan(self, requests: Sequence[Request], bucket: Bucket, clock: GrammarState) -> Plan:
         """Arrays of a row a request."""
 
         def column(name: str, dtype) -> jax.Array:
@@ -349,8 +374,7 @@ class Sampler:
             scales=column("guidance", jnp.float32)[None] if bucket.guided else jnp.zeros((0, len(requests))),
             conditions=conditions,
             max_tokens=column("max_tokens", jnp.int32),
-            begin=begin,
-            end=begin + column("seconds", jnp.float32),
+            limits=self._limits(requests, clock),
         )
 
     def _asks_guidance(self, request: Request) -> bool:
@@ -384,8 +408,10 @@ def _power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def _share(count, seconds, done, plan: Plan, rows: int) -> float:
+def _share(count, seconds, bar, done, plan: Plan, rows: int) -> float:
     """The share of the work done: that of the slowest row, by its clock or by its tokens, whichever is further."""
-    begin, end, max_tokens = (np.asarray(x)[:rows] for x in (plan.begin, plan.end, plan.max_tokens))
-    share = np.maximum((seconds[:rows] - begin) / (end - begin), count / max_tokens)
-    return float(np.min(np.where(done[:rows], 1, np.clip(share, 0, 1))))
+    limits, max_tokens = jax.device_get((plan.limits, plan.max_tokens))
+    share = (seconds - limits.begin) / (limits.end - limits.begin)
+    share = np.maximum(share, (bar - limits.begin_bar) / (limits.end_bar - limits.begin_bar))
+    share = np.maximum(share, count / max_tokens)
+    return float(np.min(np.where(done, 1, np.clip(share, 0, 1))[:rows]))

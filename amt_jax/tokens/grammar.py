@@ -73,7 +73,8 @@ class GrammarState(NamedTuple):
       highest: rank of the last note of this moment, -1 if there is none; the next one's must be higher.
       seconds: seconds from the start to now.
       tick_seconds: seconds a tick, by the tempo.
-      ends: where the notes end that end last, the latest first; drums are left out. [..., MAX_POLYPHONY]
+      ends: where the notes end that end last, the latest first; drums are left out. [..., MAX_POLYPHONY], or [..., 0]
+        for a clock without that limit, which is faster.
       polyphony: how many notes other than drums may sound at once, MAX_POLYPHONY + 1 where that is not limited. It
         stays as it is, so set it after a prompt, which may have more.
       drums: whether drums may sound, which is what a position without room for other notes is good for.
@@ -307,8 +308,8 @@ def _where(condition: Array, new: GrammarState, old: GrammarState, xp: ModuleTyp
 
 def _free(state: GrammarState, xp: ModuleType) -> Array:
     """The first tick at which so few notes sound that one more may start. [...] int32."""
-    counted = xp.arange(MAX_POLYPHONY) >= state.polyphony[..., None] - 1
-    return xp.where(counted, state.ends, 0).max(-1)
+    counted = xp.arange(state.ends.shape[-1]) >= state.polyphony[..., None] - 1
+    return xp.where(counted, state.ends, 0).max(-1, initial=0)
 
 
 def _insert(ends: Array, end: Array, xp: ModuleType) -> Array:
