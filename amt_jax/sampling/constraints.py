@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from amt_jax.tokens.grammar import MAX_POLYPHONY, Grammar, GrammarState
+from amt_jax.tokens.grammar import Grammar, GrammarState
 
 EARLY_END = 0.9  # a piece may come to its own end once its notes fill this share of its time
 STRIDE = 512  # tokens of prompts read by one call of the compiled program
@@ -66,14 +66,14 @@ def constrain(grammar: Grammar, clock: GrammarState, logits: jax.Array, limits: 
     Returns:
       [B, V] with -inf where a token may not follow.
     """
-    if grammar.expansion.shape[1] == 1:
-        allowed, over = _bound(grammar, clock, limits)
-    else:  # Counting notes through every merge takes as long again as all the rest.
-        allowed, over = jax.lax.cond(
-            jnp.any(clock.polyphony <= MAX_POLYPHONY),
-            lambda: _bound(grammar, clock, limits),
-            lambda: _bound(grammar, clock._replace(ends=clock.ends[:, :0]), limits),
-        )
+    allowed, after = grammar.look(clock, jnp)
+    allowed &= limits.playable
+    end_bar = limits.end_bar[:, None]
+    excess = after.note_end - _end_tick(after, end_bar)
+    # A prompt's notes may sound on.
+    allowed &= (excess <= 0) | (excess <= clock.note_end[:, None] - _end_tick(clock, limits.end_bar)[:, None])
+    over = after.tick + after.position_ticks > _end_tick(after, end_bar)
+    over |= after.seconds > limits.end[:, None]
     is_eos = jnp.arange(logits.shape[-1]) == grammar.eos
     may_end = jnp.take(allowed, grammar.eos, axis=-1)
     filled = clock.seconds + (clock.note_end - clock.tick) * clock.tick_seconds
@@ -84,17 +84,6 @@ def constrain(grammar: Grammar, clock: GrammarState, logits: jax.Array, limits: 
     stuck = jnp.all(kept == -jnp.inf, axis=-1)  # nothing fits into the time that is left
     eos = jnp.where(stuck, 0.0, jnp.where(may_end & late, eos, -jnp.inf))
     return jnp.where(is_eos, eos[:, None], kept)
-
-
-def _bound(grammar: Grammar, clock: GrammarState, limits: Limits) -> tuple[jax.Array, jax.Array]:
-    """Which tokens may follow, and which of them would go past the end. Both [B, V] bool."""
-    allowed, after = grammar.look(clock, jnp)
-    end_bar = limits.end_bar[:, None]
-    excess = after.note_end - _end_tick(after, end_bar)
-    # A prompt's notes may sound on.
-    allowed &= (excess <= 0) | (excess <= clock.note_end[:, None] - _end_tick(clock, limits.end_bar)[:, None])
-    over = after.tick + after.position_ticks > _end_tick(after, end_bar)
-    return allowed & limits.playable, over | (after.seconds > limits.end[:, None])
 
 
 def _end_tick(clock: GrammarState, end_bar: jax.Array) -> jax.Array:

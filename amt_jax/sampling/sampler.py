@@ -65,6 +65,7 @@ class Bucket:
       guided: whether there is a null branch beside the conditioned one.
       candidates: tokens looked at after top-k.
       budget: new tokens at most, a power of two.
+      counted: whether the clocks count notes, because a row limits its polyphony.
     """
 
     rows: int
@@ -72,6 +73,7 @@ class Bucket:
     guided: bool
     candidates: int
     budget: int
+    counted: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,6 +274,7 @@ class Sampler:
             guided=any(self._asks_guidance(request) for request in requests),
             candidates=min(MAX_CANDIDATES, self.spec.vocab_size) if few else self.spec.vocab_size,
             budget=_power_of_two(budget),
+            counted=any(request.settings.polyphony for request in requests),
         )
 
     def _rows(self, count: int) -> int:
@@ -289,7 +292,7 @@ class Sampler:
             first[row] = bucket.width - len(kept)
             window[row, first[row] :] = kept
             seen[row, request.prompt] = True
-        clock = self._clock(padded)
+        clock = self._clock(padded, bucket)
         plan = self._plan(padded, bucket, clock)
         state = DecodeState(
             cache=[],
@@ -328,12 +331,16 @@ class Sampler:
         output = jax.device_get(state.output)[: len(requests), : int(count)]
         return [Result(self._strip(ids), bucket, row) for row, ids in enumerate(output)]
 
-    def _clock(self, requests: Sequence[Request]) -> GrammarState:
+    def _clock(self, requests: Sequence[Request], bucket: Bucket) -> GrammarState:
         """The clocks after the prompts, with the limits of what is new."""
         clock = constraints.start(self.grammar, [request.prompt for request in requests], self.spec.pad)
         polyphony = [request.settings.polyphony or MAX_POLYPHONY + 1 for request in requests]
         asked = [request.programs is None or DRUMS in request.programs for request in requests]
-        return clock._replace(polyphony=jnp.asarray(polyphony, jnp.int32), drums=clock.drums & jnp.asarray(asked))
+        return clock._replace(
+            ends=clock.ends if bucket.counted else clock.ends[:, :0],
+            polyphony=jnp.asarray(polyphony, jnp.int32),
+            drums=clock.drums & jnp.asarray(asked),
+        )
 
     def _limits(self, requests: Sequence[Request], clock: GrammarState) -> Limits:
         begin = jnp.copy(clock.seconds)  # the original is donated with the state
