@@ -22,6 +22,10 @@ and with time shifts (TSD):
     START -> TimeSig -> METER;   METER, TEMPO, NOTE, SHIFT -> TimeShift | note | EOS;   METER, SHIFT -> Tempo
     SHIFT -> TimeSig                              if the shift ended on a bar line
 
+and where there are neither meters nor tempos (amt_events, remigen; without Velocity in the first):
+
+    START -> SemanticToken -> METER;   START, METER, NOTE, SHIFT -> TimeShift | note | EOS
+
 An example in REMI, with the clock after each token (4/4, a tick is half a position, Tempo_121.29 = 0.0309 s a tick):
 
     Bar         TimeSig_4/4  Position_0  Tempo_121.29  Pitch_60  Velocity_63  Duration_1.0.8  Rest_4.0.2  Position_8
@@ -160,10 +164,10 @@ class Grammar:
 
         durations = [v for k, v in zip(kinds, values, strict=True) if k == "Duration"]
         per_beat = max(int(value.split(".")[2]) for value in durations)
-        finest = max(meter(v)[1] for k, v in zip(kinds, values, strict=True) if k == "TimeSig")
+        finest = max((meter(v)[1] for k, v in zip(kinds, values, strict=True) if k == "TimeSig"), default=4)
         ticks_per_quarter = per_beat * finest // 4
         tempos = [float(v) for k, v in zip(kinds, values, strict=True) if k == "Tempo"]
-        tempo = min(tempos, key=lambda each: abs(each - 120))  # What a decoder assumes until it is told.
+        tempo = min(tempos, key=lambda each: abs(each - 120), default=120)  # What a decoder assumes until it is told.
 
         def tick_seconds(bpm: float) -> float:
             return 60 / (bpm * ticks_per_quarter)
@@ -335,7 +339,8 @@ def _transitions(kinds: np.ndarray, values: np.ndarray) -> np.ndarray:
         allow("POSITION", "Tempo", "TEMPO")
         before_note = "POSITION TEMPO NOTE"
     else:
-        between = "METER TEMPO NOTE SHIFT"
+        between = "METER TEMPO NOTE SHIFT" if "TimeSig" in kinds else "START METER NOTE SHIFT"
+        allow("START", "SemanticToken", "METER")
         allow("START SHIFT", "TimeSig", "METER")
         allow(between, "TimeShift", "SHIFT")
         allow("METER SHIFT", "Tempo", "TEMPO")
@@ -350,5 +355,5 @@ def _transitions(kinds: np.ndarray, values: np.ndarray) -> np.ndarray:
     else:
         allow(before_note, "Pitch", "PITCH")
     allow("PITCH", "Velocity", "VELOCITY")
-    allow("VELOCITY", "Duration", "NOTE")
+    allow("VELOCITY" if "Velocity" in kinds else "PITCH", "Duration", "NOTE")
     return table

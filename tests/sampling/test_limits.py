@@ -30,7 +30,7 @@ def chords(seed: int) -> Score:
     return score
 
 
-@pytest.fixture(scope="module", params=[*PRESETS, "remi_multitrack bpe"])
+@pytest.fixture(scope="module", params=["remi", "remi_multitrack", "tsd", "amt_events", "remi_multitrack bpe"])
 def player(request, setup):
     """A tokenizer and a sampler of an untrained model, which plays anything: long notes, without long pauses."""
     preset, *bpe = request.param.split()
@@ -125,14 +125,15 @@ def test_only_what_is_new_obeys(player):
             assert bars_of(score) == 3  # the one that the prompt has begun, and two
 
 
-def test_a_limit_is_a_row_s_own(player):
-    tokenizer, sampler = player
+def test_a_limit_is_a_row_s_own(setup):
     free, limited = settings(0), settings(0, polyphony=1)
-    others = [Request(settings(7, 2, 1)), Request(settings(8), programs=(0,))]
-    one = [result.ids for result in sampler.generate([Request(free), Request(limited), *others])]
-    two = [result.ids for result in sampler.generate([*others[::-1], Request(limited), Request(free)])]
+    others = [Request(settings(7, 2, 1)), Request(settings(8, 3))]
+    one, two, alone = (
+        [result.ids for result in setup.sampler.generate([Request(free), Request(limited), *others])],
+        [result.ids for result in setup.sampler.generate([*others[::-1], Request(limited), Request(free)])],
+        [result.ids for result in setup.sampler.generate([Request(free)] * 4)],
+    )
     np.testing.assert_array_equal(one[0], two[3])
     np.testing.assert_array_equal(one[1], two[2])
+    np.testing.assert_array_equal(one[0], alone[0])
     assert not np.array_equal(one[0], one[1])
-    alone = [result.ids for result in sampler.generate([Request(free)] * 4)]
-    np.testing.assert_array_equal(alone[0], one[0])
