@@ -106,7 +106,7 @@ def test_instruments_by_name(orders):
     with pytest.raises(UserError, match="names in a list or with commas, not 7"):
         labels(7)
     assert orders(instruments="piano")[0].instruments == ("piano",)
-    with pytest.raises(UserError, match="plays the piano alone.*remi_multitrack or tsd"):
+    with pytest.raises(UserError, match=r"plays the piano alone.*remi_multitrack or tsd"):
         orders(instruments="piano, drums")
 
 
