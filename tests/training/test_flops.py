@@ -42,8 +42,8 @@ def test_a_train_step_computes_what_the_formula_says(both):
     program = make_program(config, model, SymbolicTokenizer.create("remi").spec, one_device(), total_steps=10)
     compiled = compile_step(program, model, config.rows_per_step, segments=2)
     counted = Program(compiled.as_text()).totals()
-    # jax 0.10's CPU compiler drops the barriers and finds the backward pass's scores to be the forward pass's; newer ones
-    # compute them once more, as the formula has it.
+    # jax 0.10's CPU compiler drops the barriers and finds the backward pass's scores to be the forward pass's; newer
+    # ones compute them once more, as the formula has it.
     pairs = flops.blockwise_pairs(config.context) * config.rows_per_step
     merged = 2 * model.num_layers * pairs * model.d_model if jax.__version_info__ < (0, 12) else 0
     executed = flops.executed_flops(model, config.rows_per_step) - merged
