@@ -83,12 +83,12 @@ def check(
     devices = slice_devices(topology)
     import jax
 
-    from amt_jax.model.conditioning import ConditionConfig
+    from amt_jax.data.card import Vocabulary
     from amt_jax.model.transformer import TransformerConfig
     from amt_jax.parallel.mesh import make_mesh
     from amt_jax.tokens.symbolic import SymbolicTokenizer
     from amt_jax.train import load_config, override
-    from amt_jax.training.config import TrainConfig
+    from amt_jax.training.config import TrainConfig, condition_config
     from amt_jax.training.flops import executed_flops, model_flops
     from amt_jax.training.program import compile_step, make_program
     from amt_jax.training.summary import summary
@@ -99,13 +99,12 @@ def check(
         config = dataclasses.replace(config, batch_size=max(rows * groups, 1))
     tokens = SymbolicTokenizer.create(tokenizer)
     spec = tokens.spec
+    composers = Vocabulary("categorical", tuple(map(str, range(1, condition_size))))
     model = TransformerConfig(
         vocab_size=spec.vocab_size,
         num_streams=spec.num_streams,
         context_length=config.context,
-        conditions=tuple(
-            ConditionConfig(name, condition_size, each.scale, each.dropout) for name, each in config.conditions.items()
-        ),
+        conditions=(condition_config("composer", composers, config.conditions["composer"]),),
         **dataclasses.asdict(config.model)
         | {"dtype": "bfloat16" if config.model.dtype == "auto" else config.model.dtype},
     )
@@ -164,7 +163,9 @@ def decoding(
     numbers, reals = shape(jnp.int32, rows), shape(jnp.float32, rows)
     branches = 2 if model.conditions else 1
     params = placed(network.shapes, parameter_shardings(mesh, network.axes))
-    conditions = whole({each.name: shape(jnp.int32, branches * rows, 1) for each in model.conditions})
+    conditions = whole(
+        {each.name: shape(jnp.float16, branches * rows, 1, each.length, each.width) for each in model.conditions}
+    )
     window = placed(shape(jnp.int32, rows, slots // 2), sharding(mesh, "batch"))
     first = placed(numbers, sharding(mesh, "batch"))
     reading = functools.partial(prefill.lower, network.graph, params, conditions, window, first, slots=slots, mesh=mesh)

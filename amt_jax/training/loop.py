@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from amt_jax.data.cache import open_dataset
 from amt_jax.data.card import Card
+from amt_jax.data.conditions import open_conditions
 from amt_jax.data.pipeline import Records, Rows, batches
 from amt_jax.data.plan import EvalPlan, TrainPlan
 from amt_jax.errors import UserError
@@ -62,12 +63,12 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
         records = Records(dataset, card, "train")
         plan = TrainPlan(records.lengths, config.context, config.seed)
         model_config = transformer_config(config, card)
-        names = [condition.name for condition in model_config.conditions]
-        rows_source = Rows(records, plan, config.augmentation, config.seed, conditions=names)
+        conditions = open_conditions(dataset, card, model_config)
+        rows_source = Rows(records, plan, conditions, config.augmentation, config.seed)
         validation = None
         if card.splits.get("valid") and card.splits["valid"].records:
             held_out = Records(dataset, card, "valid")
-            validation = Rows(held_out, EvalPlan(held_out.lengths, config.context, config.context), conditions=names)
+            validation = Rows(held_out, EvalPlan(held_out.lengths, config.context, config.context), conditions)
         resuming = has_checkpoint(run)
         if resuming:
             check_resumable(run, config, card, allow_config_change)
@@ -119,7 +120,8 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
     )
     for line in (*summary(program, config, model_config), *weak_spots(program, config)):
         announce(line)
-    announce(f"conditions: {', '.join(names) or 'none'}" + (f"; not used: {', '.join(unused)}" if unused else ""))
+    ways = ", ".join(f"{each.name} ({each.way})" for each in model_config.conditions)
+    announce(f"conditions: {ways or 'none'}" + (f"; not used: {', '.join(unused)}" if unused else ""))
     if validation is None:
         announce("the dataset has no validation split: nothing is validated, the best checkpoint is the last")
     if config.lengths:

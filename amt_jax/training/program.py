@@ -66,7 +66,12 @@ def make_program(
         seed=config.seed,
         accumulation=config.accumulation,
         regularization=Regularization(
-            config.label_smoothing, config.token_dropout, spec.pad, model_config.conditions, dropout=True
+            config.label_smoothing,
+            config.token_dropout,
+            spec.pad,
+            model_config.conditions,
+            config.unconditional,
+            dropout=True,
         ),
         ema=config.ema,
         **common,
@@ -132,7 +137,9 @@ def batch_shapes(mesh: Mesh, model: TransformerConfig, rows: int, segments: int)
         "segments": numbers,
         "positions": numbers,
         "weights": jax.ShapeDtypeStruct(table, jnp.float32),
-        "conditions": {c.name: jax.ShapeDtypeStruct((rows, segments), jnp.int32) for c in model.conditions},
+        "conditions": {
+            c.name: jax.ShapeDtypeStruct((rows, segments, c.length, c.width), jnp.float16) for c in model.conditions
+        },
     }
     return jax.tree.map(
         lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place),
