@@ -6,7 +6,9 @@ Dims: N notes, Q positions a bar.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+from collections import Counter
 
 import numpy as np
 from symusic import Score
@@ -14,6 +16,7 @@ from symusic import Score
 PITCH_CLASSES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 VELOCITY_BINS = 32  # bins of 4, one for each velocity token of the presets
 BAR_POSITIONS = 64  # Q of Wu & Yang 2020
+SLACK = 0.05  # seconds by which notes of one chord may be apart, see `texture`
 DEFAULT_TEMPO = 120.0  # quarter notes a minute, by the MIDI standard
 
 # Probe-tone ratings of Krumhansl & Kessler 1982, as in Krumhansl 1990, "Cognitive Foundations of Musical Pitch", p. 30.
@@ -138,6 +141,15 @@ def seconds_at(score: Score, ticks: np.ndarray) -> np.ndarray:
     return (elapsed[index] + (ticks - time[index]) * mspq[index]) / (score.ticks_per_quarter * 1e6)
 
 
+def ticks_at(score: Score, seconds: np.ndarray) -> np.ndarray:
+    """Ticks nearest to times by the score's tempos. [N] float64 seconds -> [N] int64"""
+    time, mspq = _tempos(score)
+    elapsed = np.concatenate([[0.0], np.cumsum(np.diff(time) * mspq[:-1])])
+    passed = np.asarray(seconds) * (score.ticks_per_quarter * 1e6)
+    index = np.searchsorted(elapsed, passed, side="right") - 1
+    return np.rint(time[index] + (passed - elapsed[index]) / mspq[index]).astype(np.int64)
+
+
 def bars(score: Score) -> np.ndarray:
     """Bar lines by the time signatures (4/4 until the first), the last bar's end included. [bars + 1] int64 ticks."""
     starts = np.asarray(score.get_downbeats(), np.int64)
@@ -156,6 +168,17 @@ def tempo(score: Score, end: int) -> float:
     time, mspq = _tempos(score)
     spans = np.diff(np.append(np.minimum(time, end), end))
     return float(np.average(60e6 / mspq, weights=spans)) if end > 0 else float(60e6 / mspq[0])
+
+
+def time_signature(score: Score, end: int) -> str:
+    """The time signature that holds longest up to tick `end`, "4/4" where the score has none (the MIDI standard)."""
+    changes = {0: (4, 4)} | {each.time: (each.numerator, each.denominator) for each in score.time_signatures}
+    starts = sorted(changes)
+    ticks = Counter()
+    for start, stop in itertools.pairwise([*starts, max(end, starts[-1])]):
+        ticks[changes[start]] += max(0, min(stop, end) - start)
+    top, bottom = max(ticks, key=ticks.get)
+    return f"{top}/{bottom}"
 
 
 def key(weights: np.ndarray) -> tuple[str, float]:
@@ -212,6 +235,28 @@ def polyphony(starts: np.ndarray, ends: np.ndarray) -> float:
     covered = _union(starts, ends)
     sounding = float((covered[:, 1] - covered[:, 0]).sum())
     return float((ends - starts).sum()) / sounding if sounding else math.nan
+
+
+def texture(onsets: np.ndarray, offsets: np.ndarray) -> str:
+    """How notes lie over each other: "monophonic", "homophonic" or "polyphonic", "" without notes.
+
+    By the definitions in Pickens 2001, "A Survey of Feature Selection Techniques for Music Information Retrieval": in
+    monophonic music a note ends before the next begins, in homophonic music notes may sound together but begin and end
+    together, in polyphonic music a note may begin while another sounds. So that legato and rolled chords do not count,
+    notes that begin within SLACK seconds of the note before are one chord, a chord's sound may reach SLACK seconds into
+    the next, and a tenth of the chords may be otherwise. A melody over held chords is polyphonic by this.
+
+    Args:
+      onsets, offsets: of the pitched notes, sorted by onset. [N] seconds
+    """
+    if not len(onsets):
+        return ""
+    first = np.flatnonzero(np.concatenate([[True], np.diff(onsets) > SLACK]))  # of each chord
+    sizes = np.diff(np.append(first, len(onsets)))
+    reach = np.maximum.accumulate(offsets)[first[1:] - 1]
+    if (onsets[first[1:]] < reach - SLACK).sum() > 0.1 * len(first):
+        return "polyphonic"
+    return "homophonic" if (sizes > 1).sum() > 0.1 * len(first) else "monophonic"
 
 
 def empty_beats(starts: np.ndarray, ends: np.ndarray, ticks_per_quarter: int) -> float:
