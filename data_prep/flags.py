@@ -29,4 +29,6 @@ def check_folders(source: str, output: str) -> None:
         inside, outside = os.path.realpath(output), os.path.realpath(source)
         lies_in = os.path.commonpath([inside, outside]) == outside
     if lies_in:
-        raise UserError(f"--output={output} lies in --input={source}: keep what is made outside the folder of MIDI files")
+        raise UserError(
+            f"--output={output} lies in --input={source}: keep what is made outside the folder of MIDI files"
+        )

@@ -41,11 +41,11 @@ class Making:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One line of the metadata: its facts and, where the music was changed, its MIDI file and number."""
+    """One line of the metadata: its facts and, where music was made, that as a MIDI file; a window has a number."""
 
     facts: dict[str, Any]
     midi: bytes = b""
-    number: int = 0
+    number: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def from_bytes(data: bytes, making: Making) -> Portrait:
             score = standard.at_tempo(score, making.standardise_tempo)
     except midi.MidiError as error:
         return Portrait(sha256, reason=error.reason, details=error.details)
-    pieces, dropped = [(0, score)], 0
+    pieces, dropped = [(None, score)], 0
     if making.window_seconds:
         pieces = list(windows.windows(score, making.window_seconds, making.min_notes))
         dropped = len(windows.cuts(score, making.window_seconds)[1]) - len(pieces)
@@ -99,7 +99,7 @@ def from_bytes(data: bytes, making: Making) -> Portrait:
     parts = []
     for number, piece in pieces:
         data = piece.dumps_midi()
-        made = {"sha256": hashlib.sha256(data).hexdigest(), "start": round(number * making.window_seconds, 3)}
+        made = {"sha256": hashlib.sha256(data).hexdigest(), "start": round((number or 0) * making.window_seconds, 3)}
         parts.append(Part(facts(piece) | made | moved | tempo, data, number))
     return Portrait(sha256, tuple(parts), dropped)
 
@@ -124,5 +124,5 @@ def facts(score: Score) -> dict[str, Any]:
         "instruments": instruments.labels(score),
         "notes": len(notes),
         "density": round(len(notes) / seconds, 3),
-        "polyphony": features.texture(notes.onset[pitched], notes.offset[pitched]),
+        "polyphony": features.texture(notes.onset[pitched], notes.offset[pitched], notes.pitch[pitched]),
     }

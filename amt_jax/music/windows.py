@@ -58,9 +58,10 @@ def _carry(whole: Track, part: Track, start: int) -> None:
     """Sets, at the start of a part, the controllers and the pitch bend as they were in the whole track."""
     controls = whole.controls.numpy()
     before = controls["time"] < start
-    numbers, values = controls["number"][before], controls["value"][before]
-    last = {number: value for number, value in zip(numbers.tolist(), values.tolist(), strict=True)}
-    part.controls = [*(ControlChange(start, *each) for each in last.items()), *part.controls]
+    numbers, values = (controls[name][before][::-1] for name in ("number", "value"))
+    numbers, last = np.unique(numbers, return_index=True)
+    held = zip(numbers.tolist(), values[last].tolist(), strict=True)
+    part.controls = [*(ControlChange(start, *each) for each in held), *part.controls]
     bends = whole.pitch_bends.numpy()
     if (before := bends["time"] < start).any():
         part.pitch_bends = [PitchBend(start, int(bends["value"][before][-1])), *part.pitch_bends]
