@@ -29,9 +29,8 @@ def windows(score: Score, seconds: float, min_notes: int = 1) -> Iterator[tuple[
     """Cuts a score every `seconds`, from tick 0; yields (number, window) for those in which `min_notes` or more begin.
 
     A note that crosses a cut ends there, and what is left of it is not struck again. Tempo, time signature, key,
-    controllers and pitch bends that hold at the cut hold in the window from its start. Bars go on through cuts, so that
-    a window may begin within one while its own bar lines count from its start. Tracks that are silent in a window are
-    left out of it.
+    controllers and pitch bends that hold at the cut hold in the window from its start. Cuts do not wait for bar lines:
+    the bars of a window count from its own start. Tracks that are silent in a window are left out of it.
     """
     ticks, counts = cuts(score, seconds)
     score = _settled(score)

@@ -5,7 +5,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from symusic import Note, Score, Track
+from symusic import KeySignature, Note, Score, Track
 
 from data_prep import portrait
 from data_prep.portrait import Making
@@ -23,7 +23,9 @@ def strict(value) -> str:
 @given(st.integers(0, 500), st.lists(st.tuples(st.integers(0, 10_000), st.binary(max_size=4)), max_size=6))
 @pytest.mark.parametrize("making", MAKINGS)
 def test_hostile_files_have_a_portrait_or_a_reason(making, seed, edits):
-    data = bytearray(tune(seed, 20).dumps_midi())
+    score = tune(seed, 20)
+    score.key_signatures.append(KeySignature(0, 2, 1))
+    data = bytearray(score.dumps_midi())
     for place, edit in edits:
         place %= len(data)
         data[place : place + len(edit)] = edit
@@ -34,6 +36,14 @@ def test_hostile_files_have_a_portrait_or_a_reason(making, seed, edits):
         strict(part.facts)
         assert part.facts["notes"] > 0
         assert part.facts["density"] > 0
+
+
+def test_a_damaged_key_signature_is_left_out():
+    score = tune(1, 20)
+    score.key_signatures.append(KeySignature(0, 2, 1))
+    data = score.dumps_midi().replace(b"\xff\x59\x02\x02\x01", b"\xff\x59\x02\x02\xf0")
+    assert data != score.dumps_midi()
+    assert portrait.from_bytes(data, MAKINGS[1]).parts
 
 
 def test_drums_alone_have_no_key_and_no_voices():
