@@ -36,7 +36,7 @@ def in_standard_key(score: Score) -> tuple[Score, int]:
     for track in score.tracks:
         if not track.is_drum:
             track.shift_pitch(shift, inplace=True)
-    # A signature counts sharps, flats below 0; a semitone up is seven fifths. What is neither major nor minor is damage.
+    # A signature counts sharps, flats below 0; a semitone up is seven fifths. Neither major nor minor: damage.
     score.key_signatures = [
         KeySignature(each.time, (each.key + 7 * shift + 5) % 12 - 5, each.tonality)
         for each in score.key_signatures
