@@ -9,12 +9,14 @@ import unicodedata
 # Languages that prose about music comes in. With all 140 of the model's, a short English line is called Mirandese or
 # Naija; with these, the share that English gets was at least 0.03 on made English lines of 9 letters and more, and at
 # most 0.02 on lines of the others (tests/data_prep/test_prose.py).
-LANGUAGES = "ar cs da de el en es fi fr he hi hu id it ja ko la nl no pl pt ro ru sv tr uk vi zh".split()
+LANGUAGES = "ar cs da de el en es fi fr he hi hu id it ja ko la nl no pl pt ro ru sv tr uk vi zh"
 MIN_ENGLISH = 0.025
-MIN_LETTERS = 9  # A shorter line says too little to tell its language; only its script is looked at.
+MIN_LETTERS = 9  # A shorter line says too little to tell its language; only its script counts.
 
 # A stop ends a sentence unless it belongs to an initial or a short title: J. S. Bach, No. 5, Op. 27, Dr. Dre, Vol. 2.
-_SENTENCE = re.compile(r"(?<!\b[A-Z]\.)(?<!\b[A-Z][a-z]\.)(?<!\b(?:Mrs|Vol)\.)(?<!\bfeat\.)(?<=[.!?])[\"')\]”’]*\s+")
+_SENTENCE = re.compile(
+    r"(?<!\b[A-Z]\.)(?<!\b[A-Z][a-z]\.)(?<!\b(?:Mrs|Vol)\.)(?<!\bfeat\.)(?<=[.!?])[\"')\]\u201d\u2019]*\s+"
+)
 
 
 def clean(text: str, max_words: int) -> tuple[str, str]:
@@ -38,9 +40,9 @@ def clean(text: str, max_words: int) -> tuple[str, str]:
 def is_english(line: str) -> bool:
     """Whether a line can be English."""
     letters = [each for each in line if each.isalpha()]
-    if len(letters) < MIN_LETTERS and sum(map(str.isascii, letters)) > len(letters) / 2:
-        return True
-    return dict(_identifier().rank(line))["en"] >= MIN_ENGLISH
+    if sum(map(str.isascii, letters)) <= len(letters) / 2:
+        return False
+    return len(letters) < MIN_LETTERS or dict(_identifier().rank(line))["en"] >= MIN_ENGLISH
 
 
 @functools.cache
@@ -48,7 +50,7 @@ def _identifier():
     from py3langid.langid import MODEL_FILE, LanguageIdentifier  # half a second
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    identifier.set_languages(LANGUAGES)
+    identifier.set_languages(LANGUAGES.split())
     return identifier
 
 

@@ -163,6 +163,7 @@ def _wikipedia(args: argparse.Namespace) -> list[Text | Missing]:
                         f"{args.api} did not answer for {SILENT} titles in a row ({error}); the answers so far are in "
                         f"{str(cache)!r}: run the same command again later"
                     ) from None
+    print(f"{wiki.requests} requests to {args.api}")
     return found
 
 

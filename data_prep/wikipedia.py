@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from typing import Any
+from urllib.parse import urlsplit
 
 from rapidfuzz import fuzz, process
 
 from data_prep.mediawiki import Wiki
 from data_prep.text import Missing, Text
 
-LICENCE = "CC BY-SA 4.0"
+LICENCE = "CC BY-SA 4.0"  # Wikipedia's; other wikis have their own
 MIN_CONFIDENCE = 0.65
 CANDIDATES = 10  # The introductions of up to 20 come in one answer.
 
@@ -32,6 +33,7 @@ _OTHER = (
 )
 _KIND = re.compile(rf"\b(?:(?P<music>{_MUSIC})|{_OTHER})\b")
 _BRACKETS = re.compile(r"\s*[(\[][^)\]]*[)\]]")
+_NUMBERS = re.compile(r"^\d\d?[ ._]*-\s*|\.\d+$")  # of a track on its record, of a file among those of one song
 _SMALL = {"the", "a", "and", "feat", "featuring", "ft", "with"}
 
 
@@ -65,14 +67,15 @@ def find(wiki: Wiki, artist: str, title: str) -> Text | Missing:
         return Missing("wikipedia", title, artist, "no page")
     if best < MIN_CONFIDENCE:
         return Missing("wikipedia", title, artist, "no page is sure enough", f"{best_page['title']} ({best:.2f})")
+    url = best_page["fullurl"]
     return Text(
         title,
         artist,
         best_page["extract"],
         "wikipedia",
-        url=best_page.get("fullurl", ""),
-        revision=best_page.get("lastrevid", 0),
-        licence=LICENCE,
+        url=url,
+        revision=best_page["lastrevid"],
+        licence=LICENCE if urlsplit(url).netloc.endswith(".wikipedia.org") else "",
         confidence=round(best, 2),
     )
 
@@ -84,7 +87,7 @@ def searches(artist: str, title: str) -> list[str]:
 
 
 def score(page: dict[str, Any], artist: str, title: str) -> float:
-    """How sure it is that a page is about `title` by `artist`; 0 for pages that are missing, empty or lists of pages."""
+    """How sure it is that a page is about `title` by `artist`; 0 for one that is missing, empty or a list of pages."""
     extract = page.get("extract") or ""
     if page.get("missing") or "disambiguation" in page.get("pageprops", {}) or not extract.strip():
         return 0.0
@@ -117,8 +120,8 @@ def _share(wanted: list[str], there: list[str]) -> float:
 
 
 def _bare(title: str) -> str:
-    """A title without what stands in brackets, unless that is all."""
-    return _BRACKETS.sub("", title).strip() or title
+    """A title without what stands in brackets and numbers of files, unless that is all."""
+    return _NUMBERS.sub("", _BRACKETS.sub("", title)).strip() or title
 
 
 def _fold(text: str) -> str:
@@ -128,4 +131,4 @@ def _fold(text: str) -> str:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", _fold(text).replace("'", "").replace("’", ""))
+    return re.findall(r"\w+", _fold(text).replace("'", "").replace("\u2019", ""))
