@@ -116,7 +116,7 @@ class Wiki:
             except _Passing as error:
                 problem = str(error)
             except requests.RequestException as error:  # no connection, cut short, silent too long, no JSON
-                problem = f"{type(error).__name__}: {error}"
+                problem = _why(error)
             finally:
                 self._free_at = time.monotonic() + self.delay
             wished = _retry_after(response)
@@ -155,11 +155,17 @@ def _judge(response: requests.Response) -> dict[str, Any]:
     return answer
 
 
+def _why(error: requests.RequestException) -> str:
+    """What went wrong, without the long address of the request."""
+    inner = error.args[0] if error.args else error
+    return f"{type(error).__name__}: {getattr(inner, 'reason', inner)}"[:200]
+
+
 def _retry_after(response: requests.Response | None) -> float:
     """Seconds that a server asks for, by number or by date; 0 if it does not."""
     header = None if response is None else response.headers.get("Retry-After")
     try:
-        return Retry(retry_after_max=10**9).parse_retry_after(header) if header else 0.0
+        return Retry().parse_retry_after(header) if header else 0.0
     except InvalidHeader:
         return 0.0
 

@@ -55,9 +55,11 @@ def _identifier():
 
 
 def _readable(line: str) -> str:
-    return "".join(
-        " " if each == "\t" else each for each in line if each == "\t" or unicodedata.category(each)[0] != "C"
-    )
+    """Without control, format and private characters; tabs are spaces."""
+    if line.isprintable():
+        return line
+    line = line.replace("\t", " ")
+    return "".join(each for each in line if unicodedata.category(each)[0] != "C")
 
 
 def _cut(text: str, max_words: int) -> str:

@@ -26,7 +26,7 @@ from amt_jax.errors import UserError, run_command
 if TYPE_CHECKING:
     from data_prep.text import Missing, Text
 
-SILENT = 3  # Titles in a row without an answer: then no more are asked for.
+SILENT = 3  # Titles in a row without an answer, one if there was none at all: then no more are asked for.
 
 
 def main() -> int:
@@ -135,7 +135,7 @@ def _wikipedia(args: argparse.Namespace) -> list[Text | Missing]:
     if args.offline and not cache.is_file():
         raise UserError(f"no cache {str(cache)!r} to read --offline; name it with --cache")
     cache.parent.mkdir(parents=True, exist_ok=True)
-    found, silent = [], 0
+    found, silent, patience = [], 0, 1
     with (
         Wiki(
             args.api,
@@ -153,15 +153,15 @@ def _wikipedia(args: argparse.Namespace) -> list[Text | Missing]:
                 continue
             try:
                 found.append(wikipedia.find(wiki, artist, title))
-                silent = 0
+                silent, patience = 0, SILENT
             except NoAnswer as error:
                 reason = "not in the cache" if args.offline else "no answer"
                 found.append(Missing("wikipedia", title, artist, reason, str(error)))
                 silent += not args.offline
-                if silent == SILENT:
+                if silent == patience:
                     raise UserError(
-                        f"{args.api} did not answer for {SILENT} titles in a row ({error}); the answers so far are in "
-                        f"{str(cache)!r}: run the same command again later"
+                        f"{args.api} does not answer ({error}); the answers so far are in {str(cache)!r}: run the same "
+                        "command again later"
                     ) from None
     print(f"{wiki.requests} requests to {args.api}")
     return found

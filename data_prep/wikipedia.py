@@ -40,9 +40,9 @@ _SMALL = {"the", "a", "and", "feat", "featuring", "ft", "with"}
 def find(wiki: Wiki, artist: str, title: str) -> Text | Missing:
     """The introduction of the page that is most surely about `title` by `artist`; NoAnswer if the wiki gives none.
 
-    The confidence is how well the titles agree (0 below four fifths, or if a number is not there), times 0.6 × the
-    share of the artist's names in the page's title or introduction (half of it if no artist is known) + 0.4 if the page
-    is about music: as its title says in brackets, or else the first such word of its introduction.
+    The confidence is how well the titles agree (0 below four fifths, or if a number is not on the page), times
+    0.6 × the share of the artist's names in the page's title or introduction (half of it if no artist is known) + 0.4
+    if the page is about music: as its title says in brackets, or else the first such word of its introduction.
     """
     best, best_page = 0.0, None
     for search in searches(artist, title):
@@ -91,12 +91,13 @@ def score(page: dict[str, Any], artist: str, title: str) -> float:
     extract = page.get("extract") or ""
     if page.get("missing") or "disambiguation" in page.get("pageprops", {}) or not extract.strip():
         return 0.0
-    heading = f"{page['title']} {extract[:1500]}"
-    wanted, there = _words(_bare(title)), _words(heading)
-    if any(word.isdigit() and word not in there for word in wanted):
+    name = _words(page["title"])
+    wanted, there = _words(_bare(title)), name + _words(extract[:1500])
+    numbers = {word for word in wanted if word.isdigit()}
+    if not numbers <= set(there):
         return 0.0
     if _WORK.search(_fold(title)):
-        same = _share(wanted, there)
+        same = _share(wanted, there) * (1.0 if numbers <= set(name) else 0.9)  # Pages speak of their neighbours.
     else:
         names = [page["title"], *page.get("aliases", ())]
         same = max(fuzz.ratio(" ".join(wanted), " ".join(_words(_bare(name)))) / 100 for name in names)

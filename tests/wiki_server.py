@@ -3,6 +3,7 @@
 Shapes as in https://www.mediawiki.org/wiki/API:Search, API:Continue, Extension:TextExtracts, Manual:Maxlag_parameter.
 """
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -89,15 +90,17 @@ class WikiServer:
             if number == self.hold:
                 self.held.set()
                 self.release.wait(30)
-            self._answer(http, question, self.faults.get(number, self.always))
+            data = self._head(http, question, self.faults.get(number, self.always))
         except OSError:  # The client has gone.
-            http.close_connection = True
-        finally:
-            with self._lock:
-                request.end = time.monotonic()
-                self._now -= 1
+            http.close_connection, data = True, b""
+        with self._lock:
+            request.end = time.monotonic()  # Before the client can know.
+            self._now -= 1
+        with contextlib.suppress(OSError):
+            http.wfile.write(data)
 
-    def _answer(self, http: BaseHTTPRequestHandler, question: dict[str, str], fault: str) -> None:
+    def _head(self, http: BaseHTTPRequestHandler, question: dict[str, str], fault: str) -> bytes:
+        """Sends all but the body, which it returns."""
         kind, _, wish = fault.partition(" ")
         headers = {}
         if wish:
@@ -119,7 +122,7 @@ class WikiServer:
             time.sleep(0.6)
         elif kind == "drop":
             http.close_connection = True
-            return
+            return b""
         data = body.encode()
         http.send_response(status)
         for name, value in headers.items():
@@ -129,7 +132,7 @@ class WikiServer:
         http.end_headers()
         if kind == "cut":
             data, http.close_connection = data[: len(data) // 2], True
-        http.wfile.write(data)
+        return data
 
     def query(self, question: dict[str, str]) -> dict:
         """What api.php says to action=query with generator=search."""

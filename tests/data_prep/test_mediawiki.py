@@ -85,7 +85,7 @@ def test_tries_are_bounded_and_failures_are_asked_again_later(server, connect):
 
 def test_a_server_that_is_not_there_gives_no_answer(tmp_path):
     with Wiki("http://127.0.0.1:9", tmp_path / "c", contact="a@b.c", delay=0.001, timeout=1) as wiki:
-        with pytest.raises(NoAnswer, match="ConnectionError"):
+        with pytest.raises(NoAnswer, match=r"^ConnectionError: .*refused[^?]*$"):
             titles(wiki)
         assert wiki.requests == TRIES
 
@@ -96,7 +96,7 @@ def test_never_faster_than_asked_and_never_two_at_once(server, connect):
     for number in range(12):
         titles(wiki, f"song {number}")
     assert len(server.requests) == 15
-    assert min(server.pauses()) >= 0.045  # The two clocks are read a moment apart.
+    assert min(server.pauses()) >= 0.05
     assert server.most_at_once == 1
 
 

@@ -107,6 +107,7 @@ def test_a_text_ends_with_a_sentence():
     assert clean(text, 15)[0] == "The Piano Sonata No. 14 by J. S. Bach (not him!) is slow."
     assert clean(text, 17)[0].endswith("It is sad.")
     assert clean(text, 100)[0] == text
+    assert clean(text, 9)[0] == "The Piano Sonata No. 14 by J. S. Bach"
     assert clean(text, 5)[0] == "The Piano Sonata No. 14"
 
 

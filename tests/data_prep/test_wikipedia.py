@@ -99,3 +99,11 @@ def test_confidence_falls_with_what_is_not_known():
     assert sure > nobody > MIN_CONFIDENCE > other
     assert score(page, "", "Dancing Quen") < sure
     assert score(page | {"pageprops": {"disambiguation": ""}}, "ABBA", "Dancing Queen") == 0
+
+
+def test_numbers_have_to_agree():
+    five = {"title": "Mambo No. 5", "extract": '"Mambo No. 5" is a song by Dámaso Pérez Prado.'}
+    assert score(five, "Perez Prado", "Mambo No. 5") == 1
+    assert score(five, "Perez Prado", "Mambo No. 6") == 0
+    own, neighbour = ({"title": page.title, "extract": page.extract} for page in PAGES[8:10])
+    assert score(own, "Bach", "Prelude_BWV_846") > score(neighbour, "Bach", "Prelude_BWV_846") > 0
