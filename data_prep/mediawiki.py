@@ -57,7 +57,7 @@ class Wiki:
         self.api, self.delay, self.timeout, self.offline = api, delay, timeout, offline
         self.requests = 0  # that were sent
         self._free_at = 0.0
-        self._memory = _open(memory)
+        self._memory = _Memory(memory)
         self._session = requests.Session()
         library = self._session.headers["User-Agent"]
         self._session.headers["User-Agent"] = f"amt_jax/{__version__} ({contact}) {library}"
@@ -95,12 +95,12 @@ class Wiki:
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         key = f"{self.api}?{json.dumps(question, sort_keys=True)}"
-        if known := self._memory.execute("SELECT answer FROM answers WHERE question = ?", [key]).fetchone():
-            return json.loads(known[0])
+        if known := self._memory.execute("SELECT answer FROM answers WHERE question = ?", key):
+            return json.loads(known[0][0])
         if self.offline:
             raise NoAnswer("not asked before, and --offline")
         answer = self._fetch(question)
-        self._memory.execute("INSERT INTO answers VALUES (?, ?)", [key, json.dumps(answer, ensure_ascii=False)])
+        self._memory.execute("INSERT INTO answers VALUES (?, ?)", key, json.dumps(answer, ensure_ascii=False))
         return answer
 
     def _fetch(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -170,21 +170,34 @@ def _retry_after(response: requests.Response | None) -> float:
         return 0.0
 
 
-def _open(file: Path) -> sqlite3.Connection:
-    connection = None
-    try:
-        connection = sqlite3.connect(file, timeout=0.5, isolation_level=None)
-        # An answer that was written stays, whatever kills the process.
-        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("CREATE TABLE IF NOT EXISTS answers (question TEXT PRIMARY KEY, answer TEXT)")
-        connection.execute("COMMIT")
-        return connection
-    except sqlite3.DatabaseError as error:
-        if connection is not None:
-            connection.close()
-        if "locked" in str(error):
-            raise UserError(f"another process is using {str(file)!r}; wait for it, or name another --cache") from None
-        raise UserError(f"cannot use {str(file)!r} as a cache ({error}); name another --cache") from None
+class _Memory:
+    """An SQLite file that one process at a time may hold; what was written to it stays, whatever kills the process."""
+
+    def __init__(self, file: Path):
+        self._file = file
+        try:
+            self._connection = sqlite3.connect(file, timeout=0.5, isolation_level=None)
+        except sqlite3.OperationalError as error:
+            raise UserError(f"cannot open {str(file)!r} ({error}); name another --cache") from None
+        try:
+            self.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self.execute("PRAGMA journal_mode=WAL")
+            self.execute("PRAGMA synchronous=NORMAL")
+            self.execute("CREATE TABLE IF NOT EXISTS answers (question TEXT PRIMARY KEY, answer TEXT)")
+        except UserError:
+            self.close()
+            raise
+
+    def execute(self, statement: str, *values: str) -> list[tuple]:
+        """The rows that a statement gives; UserError if the file is held, damaged, no database or on a full disk."""
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            if "locked" in str(error):
+                text = f"another process is using {str(self._file)!r}; wait for it, or name another --cache"
+            else:
+                text = f"cannot use {str(self._file)!r} as a cache ({error}); make room, or name another --cache"
+            raise UserError(text) from None
+
+    def close(self) -> None:
+        self._connection.close()

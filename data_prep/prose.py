@@ -42,7 +42,7 @@ def is_english(line: str) -> bool:
     letters = [each for each in line if each.isalpha()]
     if sum(map(str.isascii, letters)) <= len(letters) / 2:
         return False
-    return len(letters) < MIN_LETTERS or dict(_identifier().rank(line))["en"] >= MIN_ENGLISH
+    return len(letters) < MIN_LETTERS or dict(_identifier().rank(line[:500]))["en"] >= MIN_ENGLISH
 
 
 @functools.cache

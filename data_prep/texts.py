@@ -37,6 +37,7 @@ def main() -> int:
     from data_prep import captions, fma
     from data_prep.text import Text
 
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     found = [each for file in args.captions for each in captions.read(file)]
     if args.fma:
         found += fma.read(args.fma)
@@ -49,7 +50,6 @@ def main() -> int:
         return 130
     texts = sorted((each for each in found if isinstance(each, Text)), key=lambda each: each.sort_key)
     missing = [each for each in found if not isinstance(each, Text)]
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     _write(args.output, texts)
     listed = args.output.with_name(f"{args.output.stem}_missing.jsonl")
     _write(listed, missing)
@@ -99,6 +99,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("delay", "timeout", "max_words"):
         if not 0 < getattr(args, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be more than 0")
+    if args.output.is_dir():
+        raise UserError(f"--output={args.output} is a folder; name a file in it, such as {args.output / 'texts.jsonl'}")
     if args.skip_wikipedia:
         if not args.fma and not args.captions:
             raise UserError("nothing to read: give --fma or --captions, or leave --skip-wikipedia out")

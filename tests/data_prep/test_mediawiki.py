@@ -8,13 +8,13 @@ from amt_jax.errors import UserError
 from data_prep.mediawiki import TRIES, NoAnswer, Wiki
 from tests.wiki_server import Page, WikiServer
 
-PAGES = [Page("Alpha", "Alpha is a song."), Page("Beta", "Beta is a song."), Page("Gamma", "Gamma is a song.")]
+NAMES = ["Alpha", "Beta", "Gamma"]
 SEARCH = {"generator": "search", "gsrlimit": "10", "prop": "extracts|info|pageprops", "redirects": "1"}
 
 
 @pytest.fixture
 def server():
-    with WikiServer(PAGES) as server:
+    with WikiServer([Page(name, f"{name} is a song.") for name in NAMES]) as server:
         yield server
 
 
@@ -45,13 +45,13 @@ FAULTS += ["internal_api_error_DBQueryError", "garbage", "list", "slow", "drop",
 def test_a_passing_fault_is_asked_again_and_not_remembered(server, connect, fault):
     server.faults = {0: fault, 1: fault}
     wiki = connect()
-    assert titles(wiki) == ["Alpha", "Beta", "Gamma"]
+    assert titles(wiki) == NAMES
     assert len(server.requests) == wiki.requests == 3
     assert len(set(server.questions())) == 1
     if fault != "slow":  # Then the server is still at it when the client has given up.
         assert server.pauses()[0] >= 0.02
         assert server.pauses()[1] >= 0.04  # doubles
-    assert titles(wiki) == ["Alpha", "Beta", "Gamma"]
+    assert titles(wiki) == NAMES
     assert len(server.requests) == 3
 
 
@@ -112,11 +112,11 @@ def test_it_says_who_asks_and_that_lag_comes_first(server, connect):
 
 def test_answers_last_and_nothing_found_is_one(server, connect):
     wiki = connect()
-    assert titles(wiki) == ["Alpha", "Beta", "Gamma"]
+    assert titles(wiki) == NAMES
     assert titles(wiki, "nowhere") == []
     wiki.close()
     offline = connect(offline=True)
-    assert titles(offline) == ["Alpha", "Beta", "Gamma"]
+    assert titles(offline) == NAMES
     assert titles(offline, "nowhere") == []
     with pytest.raises(NoAnswer, match="offline"):
         titles(offline, "elsewhere")
@@ -126,7 +126,7 @@ def test_answers_last_and_nothing_found_is_one(server, connect):
 def test_answers_in_parts_are_put_together(server, connect):
     server.extracts = 1
     pages = connect().pages(**SEARCH, gsrsearch="song")
-    assert [page["extract"] for page in pages] == [page.extract for page in PAGES]
+    assert [page["extract"] for page in pages] == [f"{name} is a song." for name in NAMES]
     assert all(page["lastrevid"] for page in pages)
     assert [each.question.get("excontinue") for each in server.requests] == [None, "1", "2"]
 
@@ -158,6 +158,7 @@ def test_a_refusal_names_the_ways_out(server, connect, status):
 
 
 def test_one_process_at_a_time_holds_the_answers(server, connect, tmp_path):
+    connect().close()
     connect()
     code = "import sys; from pathlib import Path; from data_prep.mediawiki import Wiki\n"
     code += "Wiki(sys.argv[1], Path(sys.argv[2]), contact='a@b.c', delay=1, timeout=1)"
@@ -180,3 +181,12 @@ def test_an_answer_is_in_the_file_when_the_next_question_is_asked(server, connec
     connection = sqlite3.connect(tmp_path / "answers.sqlite")
     assert connection.execute("SELECT count(*) FROM answers").fetchone() == (1,)
     connection.close()
+
+
+def test_a_disk_that_fills_is_told_with_the_way_out(server, connect):
+    wiki = connect()
+    titles(wiki)
+    wiki._memory.execute("PRAGMA max_page_count=1")  # SQLite then says what it says of a full disk.
+    server.pages["Alpha"].extract = "Alpha is a song." * 1000
+    with pytest.raises(UserError, match=r"disk is full.*make room"):
+        titles(wiki, "alpha")

@@ -93,9 +93,8 @@ def test_it_gets_all_there_is_from_a_wiki_that_fails(server, metadata, tmp_path)
     assert len(server.requests) == sent
 
 
-@pytest.mark.parametrize("number", [0, 13])
-def test_a_kill_loses_nothing_and_nothing_is_asked_twice(server, metadata, tmp_path, number):
-    server.hold = number
+def test_a_kill_loses_nothing_and_nothing_is_asked_twice(server, metadata, tmp_path):
+    server.hold = number = 13
     process = start(*wikipedia(server, metadata, tmp_path), "--timeout=30", cwd=tmp_path)
     assert server.held.wait(30)
     process.send_signal(signal.SIGKILL)
@@ -110,7 +109,6 @@ def test_a_kill_loses_nothing_and_nothing_is_asked_twice(server, metadata, tmp_p
     assert asked.count(asked[number]) == 2
 
     with WikiServer(pages()) as straight:
-        (tmp_path / "straight").mkdir()
         assert run(*wikipedia(straight, metadata, tmp_path / "straight"), cwd=tmp_path)[0] == 0
         assert len(straight.requests) == len(asked) - 1
     for name in ("texts.jsonl", "texts_missing.jsonl"):
@@ -178,6 +176,8 @@ def test_other_sources_need_no_wiki(tmp_path):
         ([], "--metadata says which titles"),
         (["--metadata=m.jsonl"], "give --contact"),
         (["--metadata=m.jsonl", "--contact=me"], "give --contact"),
+        (["--metadata=m.jsonl", "--contact=é@b.c"], "give --contact"),
+        (["--skip-wikipedia", "--captions=c.csv", "--output=."], "--output=. is a folder"),
         (["--metadata=m.jsonl", "--contact=a@b.c", "--delay=0"], "--delay is 0.0; it must be more than 0"),
         (["--metadata=m.jsonl", "--contact=a@b.c", "--api=wiki"], "no address of a wiki"),
         (["--metadata=m.jsonl", "--contact=a@b.c"], "m.jsonl has no column 'artist'"),
