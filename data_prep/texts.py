@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import math
 import os
 import sys
@@ -96,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(args: argparse.Namespace) -> None:
+    if absent := [name for name in ("py3langid", "rapidfuzz", "requests") if importlib.util.find_spec(name) is None]:
+        raise UserError(f"words need {', '.join(absent)}: pip install 'amt_jax[words]'")
     for name in ("delay", "timeout", "max_words"):
         if not 0 < getattr(args, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be more than 0")
@@ -121,14 +124,10 @@ def _check(args: argparse.Namespace) -> None:
 def _wikipedia(args: argparse.Namespace) -> list[Text | Missing]:
     from tqdm import tqdm
 
+    from data_prep import wikipedia
+    from data_prep.mediawiki import NoAnswer, Wiki
     from data_prep.table import read_rows, require_columns
     from data_prep.text import Missing
-
-    try:
-        from data_prep import wikipedia
-        from data_prep.mediawiki import NoAnswer, Wiki
-    except ModuleNotFoundError as error:
-        raise UserError(f"Wikipedia needs {error.name}: pip install 'amt_jax[words]'") from None
 
     rows = list(read_rows(args.metadata))
     require_columns(args.metadata, dict.fromkeys(column for row in rows for column in row), ["title", "artist"])

@@ -14,12 +14,12 @@ from data_prep.text import Missing, Text
 
 LICENCE = "CC BY-SA 4.0"  # Wikipedia's; other wikis have their own
 MIN_CONFIDENCE = 0.65
-CANDIDATES = 10  # The introductions of up to 20 come in one answer.
+CANDIDATES = 5  # All their introductions come in one answer, which is some 10 kB in the cache.
 
 # Works have catalogue numbers and forms, and titles that differ between languages and catalogues; songs have names.
 _WORK = re.compile(
     r"\b(?:bwv|kv?|op(?:us)?|hob|hwv|rv|woo|wwv|d)[ .]*\d"
-    r"|\b(?:sonatas?|sonatina|preludes?|fugues?|etudes?|nocturnes?|ballades?|scherzo|impromptus?|concertos?|symphony|"
+    r"|\b(?:sonatas?|sonatina|preludes?|fugues?|etudes?|nocturnes?|ballades?|scherzos?|impromptus?|concertos?|symphony|"
     r"partita|mazurkas?|polonaises?|bagatelles?|inventions?|rhapsody|toccata)\b"
 )
 _MUSIC = (

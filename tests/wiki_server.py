@@ -53,6 +53,7 @@ class WikiServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # or each body waits 40 ms for its headers' receipt
 
             def do_GET(self):
                 wiki.serve(self)
