@@ -1,0 +1,1 @@
+"""Words: what a text says about music, and frozen encoders of texts."""
