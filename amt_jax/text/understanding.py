@@ -29,7 +29,7 @@ TRAINED = "en_core_web_sm"
 MAX_CHARACTERS = 200_000  # what comes after is not read
 MAX_KEYWORDS = 64
 # Confidences: the name itself; another form or word for it; misspelt, times the likeness, which is at least LIKENESS.
-EXACT, FORM, LIKENESS, SHORTEST_MISSPELT = 1.0, 0.9, 0.87, 6
+EXACT, FORM, LIKENESS, SHORTEST_MISSPELT = 1.0, 0.9, 0.83, 6
 
 # A negation holds up to one of these, or to a comma that no "or" follows.
 _CLAUSE_ENDS = frozenset(". ! ? ; : ( ) - – — but with however though although yet while just only instead because so".split())
@@ -37,7 +37,7 @@ _CLAUSE_ENDS |= frozenset("add adding use using give make play let include inclu
 _ARTICLES = frozenset(("a", "an", "the", "some", "any"))
 _GENERIC = frozenset(
     "music song songs piece pieces tune track tracks sound sounds make create generate write compose play give want need "
-    "please like feel feeling style mood genre instrument instruments tempo bpm key time kind bit lot featuring".split()
+    "major minor sharp flat please like feel feeling style mood genre instrument instruments tempo bpm key time kind bit lot featuring".split()
 )
 _LANGUAGES = tuple(
     "en ar bg ca cs da de el es et fa fi fr he hi hr hu id it ja ko lt lv ms nb nl pl pt ro ru sk sl sr sv th tr uk vi zh".split()
@@ -315,7 +315,7 @@ def _nearest(word: str) -> tuple[tuple[str, str] | None, float]:
     from rapidfuzz import process
     from rapidfuzz.distance import DamerauLevenshtein
 
-    table = _spellings().get(word[0], {})
+    table = _spellings().get(word[0] + word[-1], {})
     best = process.extractOne(
         word, table.keys(), scorer=DamerauLevenshtein.normalized_similarity, score_cutoff=LIKENESS
     )
@@ -324,12 +324,19 @@ def _nearest(word: str) -> tuple[tuple[str, str] | None, float]:
 
 @functools.cache
 def _spellings() -> dict[str, dict[str, tuple[str, str]]]:
-    """First letter -> form of one long word -> label, value."""
+    """First and last letter -> form of one long word -> label, value.
+
+    Slips seldom touch the first and the last letter, other words of one stem differ in the last: recorded and
+    recorder, American and Americana. So do not -ing, -ed and plurals, which are left out.
+    """
+    words = vocabulary()
+    tables = ((GENRE, words["genres"]), (MOOD, words["moods"]))
+    forms = {form: (label, value) for label, table in tables for value in table for form in (value, *table[value]["words"])}
+    forms |= {form: (INSTRUMENT, value) for form, value in _forms()[INSTRUMENT].items()}
     table: dict[str, dict[str, tuple[str, str]]] = {}
-    for label in LABELS:
-        for form, value in _forms()[label].items():
-            if form.isalpha() and len(form) >= SHORTEST_MISSPELT:
-                table.setdefault(form[0], {})[form] = (label, value)
+    for form, found in forms.items():
+        if form.isalpha() and len(form) >= SHORTEST_MISSPELT and not form.endswith(("ing", "ed", "s")):
+            table.setdefault(form[0] + form[-1], {})[form] = found
     return table
 
 
