@@ -30,7 +30,15 @@ def test_every_requirement_has_a_range_and_a_reason():
 
 
 AMT = [f"amt_jax.{name}" for name in ("train", "generate", "evaluate", "demo")]
-COMMANDS = [*AMT, "data_prep.midi", "data_prep.corpus", "launch.local", "launch.sweep", "launch.compile_check"]
+COMMANDS = [
+    *AMT,
+    "data_prep.midi",
+    "data_prep.collect",
+    "data_prep.corpus",
+    "launch.local",
+    "launch.sweep",
+    "launch.compile_check",
+]
 
 
 @pytest.mark.parametrize("module", COMMANDS)
