@@ -20,7 +20,13 @@ _POLYPHONY = {
     "polyphonic": ("with a polyphonic texture", "with several lines at once"),
 }
 _NOUNS = ("piece", "piece", "composition", "work", "tune")
-_SPELLED = {"r&b": "R&B", "christmas": "Christmas", "latin": "Latin", "celtic": "Celtic", "romantic era": "Romantic-era"}
+_SPELLED = {
+    "r&b": "R&B",
+    "christmas": "Christmas",
+    "latin": "Latin",
+    "celtic": "Celtic",
+    "romantic era": "Romantic-era",
+}
 _MAX_INSTRUMENTS = 4
 
 
@@ -111,8 +117,8 @@ def _caption(facts: Facts, names_key: bool, choose: random.Random) -> str:
 
 # Of adjectives and of phrases in a sentence.
 _ORDER = (
-    "moods", "tempo", "density", "era", "mode", "style", "form", "key", "instruments", "artist", "time_signature", "bpm",
-    "polyphony",
+    "moods", "tempo", "density", "era", "mode", "style", "form", "key", "instruments", "artist", "time_signature",
+    "bpm", "polyphony",
 )  # fmt: skip
 
 
@@ -129,7 +135,9 @@ def _ways(facts: Facts, fact: str, choose: random.Random) -> dict[str, str]:
             return _said(choose.choice(adjectives), choose.choice(phrases), sentence)
         case "density":
             adjectives, phrases = _DENSITY[value]
-            return _said(choose.choice(adjectives), choose.choice(phrases), f"the texture is {choose.choice(adjectives)}")
+            return _said(
+                choose.choice(adjectives), choose.choice(phrases), f"the texture is {choose.choice(adjectives)}"
+            )
         case "bpm":
             bpm = round(value)
             about = choose.choice(("at {} BPM", "at about {} beats per minute", "with a tempo of {} BPM")).format(bpm)

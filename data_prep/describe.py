@@ -11,13 +11,11 @@ shares) is not told. Moods are those of captions by people, else a guess from mo
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amt_jax.errors import UserError, run_command
+from amt_jax.errors import run_command
 
 if TYPE_CHECKING:
     from data_prep.description import Report
@@ -28,7 +26,7 @@ def main() -> int:
     from data_prep import description
 
     report = description.describe(
-        args.metadata, args.pairs, args.input, Path(args.output), captions=args.captions, seed=args.seed
+        args.metadata, args.pairs, args.input, Path(args.output), count=args.captions, seed=args.seed
     )
     _show(report, args.output)
     return 0
@@ -47,3 +45,24 @@ def _parser() -> argparse.ArgumentParser:
     add("--captions", type=int, default=4, metavar="N", help="to make of each piece's music (default %(default)s)")
     add("--seed", type=int, default=0, help="chooses their words (default %(default)s)")
     return parser
+
+
+def _show(report: Report, output: str) -> None:
+    """Prints what was described, and what was not."""
+    made = report.captions - report.human
+    print(f"{report.pieces} pieces in {output}: {report.captions} captions, {report.human} of them by people,")
+    print(f"  {report.distinct} different ones; {made} were made from the music")
+    if report.lacking:
+        print(
+            f"  {report.lacking:7} pieces lack some of their music's facts; --input=DIR would read them from the MIDI"
+        )
+    for reason, count in sorted(report.skipped.items(), key=lambda item: -item[1]):
+        print(f"  {count:7} left out: {reason}")
+    if report.skipped:
+        print(f"          each with its reason in {report.skipped_file}")
+    print("next:")
+    print(f"  python -m data_prep.midi --input=DIR --output=DATASET --descriptions={output}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -31,8 +31,8 @@ class Metadata:
 
         Raises UserError if the table or one of the named columns is missing, or a line cannot be read.
         """
-        rows = _rows(file)
-        columns = list(dict.fromkeys(column for row in rows for column in row))
+        lines = rows(file)
+        columns = list(dict.fromkeys(column for row in lines for column in row))
         for column in (path_column, composer_column, family_column):
             if column is not None and column not in columns:
                 raise UserError(f"{file} has no column {near(column, columns)}; its columns: {', '.join(columns)}")
@@ -41,7 +41,7 @@ class Metadata:
                 f"say what to take from {file}: --composer-column or --family-column, of {', '.join(columns)}"
             )
         tables = {composer_column: {}, family_column: {}}
-        for row in rows:
+        for row in lines:
             name = _name(str(row.get(path_column) or ""), folder)
             for column, table in tables.items():
                 value = row.get(column) if column else None
@@ -50,10 +50,11 @@ class Metadata:
         return cls(tables[composer_column] if composer_column else {}, tables[family_column] if family_column else {})
 
 
-def _rows(file: str) -> list[dict[str, Any]]:
+def rows(file: str) -> list[dict[str, Any]]:
+    """The rows of a .csv or .jsonl table; UserError that names the line or the reason if it cannot be read."""
     kind = Path(file).suffix.lower()
     if kind not in (".csv", ".jsonl"):
-        raise UserError(f"cannot read {file!r}: --metadata takes a .csv or a .jsonl file")
+        raise UserError(f"cannot read {file!r}: a table is a .csv or a .jsonl file")
     try:
         # utf-8-sig: spreadsheets put a byte order mark in front of the first column's name.
         with open(file, encoding="utf-8-sig", newline="") as lines:

@@ -31,21 +31,17 @@ MAX_KEYWORDS = 64
 # Confidences: the name itself; another form or word for it; misspelt, times the likeness, which is at least LIKENESS.
 EXACT, FORM, LIKENESS, SHORTEST_MISSPELT = 1.0, 0.9, 0.83, 6
 
-# A negation holds up to one of these, or to a comma that no "or" follows.
-_CLAUSE_ENDS = frozenset(". ! ? ; : ( ) - – — but with however though although yet while just only instead because so".split())
-_CLAUSE_ENDS |= frozenset("add adding use using give make play let include including featuring feature keep want".split())
 _ARTICLES = frozenset(("a", "an", "the", "some", "any"))
-_GENERIC = frozenset(
-    "music song songs piece pieces tune track tracks sound sounds make create generate write compose play give want need "
-    "major minor sharp flat please like feel feeling style mood genre instrument instruments tempo bpm key time kind bit lot featuring".split()
-)
-_LANGUAGES = tuple(
-    "en ar bg ca cs da de el es et fa fi fr he hi hr hu id it ja ko lt lv ms nb nl pl pt ro ru sk sl sr sv th tr uk vi zh".split()
-)
 _NOTES = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
 _KEYS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")  # as amt_jax.music.features spells them
 _KEY = re.compile(r"(?<![\w#'])([A-Ga-g])(?:[ -]?(#|♯|♭|b|sharps?|flat))?[ -]?(major|minor|maj|min|dur|moll)\b", re.I)
-_BPM = re.compile(r"\b(\d{2,3}(?:\.\d+)?) ?(?:bpm\b|beats (?:per|a) minute)|(?:♩|\bbpm|\btempo) ?(?:=|:|of|at)? ?(?:about|around)? ?(\d{2,3})\b", re.I)
+# "in E flat", "key of G"; "in A Night at the Opera" names no key.
+_TONIC = re.compile(r"\b(?:key of|in) ([A-G])(?:[ -]?(#|♯|♭|b|sharp|flat))?(?=$|[.,;!?)]| [a-z])")
+_BPM = re.compile(
+    r"\b(\d{2,3}(?:\.\d+)?) ?(?:bpm\b|beats (?:per|a) minute)"
+    r"|(?:♩|\bbpm|\btempo) ?(?:=|:|of|at)? ?(?:about|around)? ?(\d{2,3})\b",
+    re.I,
+)
 _MARKUP = re.compile(r"<[^<>]{1,200}>|https?://\S+|\[\d+\]")
 
 
@@ -81,7 +77,7 @@ class Understanding:
       bpm: None if not named.
       density: sparse, moderate or dense, "" if not named.
       mode: major or minor, "" if not named.
-      key: "A minor" as amt_jax.music.features spells it, "" if no tonic is named.
+      key: "A minor" as amt_jax.music.features spells it, "A" if the tonic is named alone, "" if it is not named.
       language: "en", "" for a text without words, else the code of the language it seems to be in: then nothing in it
         is understood.
     """
@@ -132,7 +128,7 @@ def sentences(text: str) -> list[str]:
 
 def clean(text: str) -> str:
     """A text in NFKC without markup, addresses, control and format characters, with single spaces."""
-    text = unicodedata.normalize("NFKC", text[:MAX_CHARACTERS]).replace("’", "'").replace("‘", "'")
+    text = unicodedata.normalize("NFKC", text[:MAX_CHARACTERS]).replace("\u2019", "'").replace("\u2018", "'")
     text = _MARKUP.sub(" ", text)
     # Variation selectors (Mn) and joiners (Cf) would keep an emoji from its plain form.
     text = "".join(" " if c in "\t\n\r\v\f" else c for c in text if c.isspace() or not _invisible(c))
@@ -143,6 +139,21 @@ def clean(text: str) -> str:
 def vocabulary() -> dict[str, dict[str, dict[str, Any]]]:
     """vocabulary.toml: table -> value -> its fields."""
     return tomllib.loads((Path(__file__).parent / "vocabulary.toml").read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _words(table: str) -> frozenset[str]:
+    return frozenset(vocabulary()[table]["words"])
+
+
+def genre(name: str) -> str:
+    """The genre that a whole name is a word for, "" if it is none."""
+    return _forms()[GENRE].get(_plain(clean(name)).casefold(), "")
+
+
+def is_form(genre: str) -> bool:
+    """Whether a piece can be one: a waltz or a fugue, not jazz."""
+    return vocabulary()["genres"].get(genre, {}).get("form", False)
 
 
 def with_broader(genres: Iterable[str]) -> list[str]:
@@ -163,7 +174,7 @@ def _plain(text: str) -> str:
     """A cleaned text as it is matched: no hyphens inside words, "X-free" and "Xless" spelt out."""
     text = re.sub(r"\b(\w+)-free\b", r"no \1;", text)
     text = re.sub(r"\b(\w{3,})-?less\b", _less, text)
-    text = re.sub(r"(?<=\w)[-‐‑_](?=\w)", " ", text)
+    text = re.sub(r"(?<=\w)[-\u2010\u2011_](?=\w)", " ", text)
     # Emoji stand close to words and to each other.
     return re.sub(r"([\u2600-\u27bf\U0001f300-\U0001faff])", r" \1 ", text)
 
@@ -186,7 +197,7 @@ def _forms() -> dict[str, dict[str, str]]:
         for word in (*fields["words"], mood):
             forms[MOOD] |= dict.fromkeys((word, *_adverb_and_noun(word)), mood)
     for name in (*instruments.LABELS, *itertools.chain(*instruments.ALIASES.values()), *instruments.NAMES):
-        if name not in words["unsaid"]["words"] and not re.search(r"[(\d]", name):
+        if name not in _words("unsaid") and not re.search(r"[(\d]", name):
             forms[INSTRUMENT] |= dict.fromkeys((_plural(name), name), instruments.find(name))
     for value, fields in words["instruments"].items():
         for word in fields["words"]:
@@ -196,8 +207,8 @@ def _forms() -> dict[str, dict[str, str]]:
             if value != "moderate":  # by itself it may be of either
                 forms[label][value] = value
             forms[label] |= dict.fromkeys(fields["words"], value)
-    forms["NOT"] = dict.fromkeys(words["negation"]["words"], "")
-    forms[""] = dict.fromkeys(words["ignored"]["words"], "")
+    forms["NOT"] = dict.fromkeys(_words("negation"), "")
+    forms[""] = dict.fromkeys(_words("ignored"), "")
     return forms
 
 
@@ -223,10 +234,8 @@ def _tools() -> tuple[Language, PhraseMatcher]:
         from spacy.matcher import PhraseMatcher
     except ModuleNotFoundError as error:
         raise UserError(f"understanding text needs {error.name}: pip install 'amt_jax[words]'") from None
-    if spacy.util.is_package(TRAINED):
-        language = spacy.load(TRAINED, exclude=["ner", "parser"])
-    else:
-        language = spacy.blank("en")
+    trained = spacy.util.is_package(TRAINED)
+    language = spacy.load(TRAINED, exclude=["ner", "parser"]) if trained else spacy.blank("en")
     language.max_length = 2 * MAX_CHARACTERS
     matcher = PhraseMatcher(language.vocab, attr="LOWER")
     for label, forms in _forms().items():
@@ -290,7 +299,7 @@ def _scope(doc: Doc, cue: Span) -> set[int]:
     """Tokens that a negation takes back."""
     scope: set[int] = set()
     words = [token.lower_ for token in doc[cue.end : cue.end + 40]]
-    ends = next((i for i, word in enumerate(words) if word in _CLAUSE_ENDS), len(words))
+    ends = next((i for i, word in enumerate(words) if word in _words("clause_ends")), len(words))
     for i, word in enumerate(words[:ends]):
         if word == "," and not {"or", "nor"} & set(words[i:ends]):
             break
@@ -331,7 +340,9 @@ def _spellings() -> dict[str, dict[str, tuple[str, str]]]:
     """
     words = vocabulary()
     tables = ((GENRE, words["genres"]), (MOOD, words["moods"]))
-    forms = {form: (label, value) for label, table in tables for value in table for form in (value, *table[value]["words"])}
+    forms = {
+        form: (label, value) for label, table in tables for value in table for form in (value, *table[value]["words"])
+    }
     forms |= {form: (INSTRUMENT, value) for form, value in _forms()[INSTRUMENT].items()}
     table: dict[str, dict[str, tuple[str, str]]] = {}
     for form, found in forms.items():
@@ -348,7 +359,7 @@ def _language(text: str, doc: Doc, known: set[int]) -> str:
         return "en"
     import py3langid
 
-    ranks = {code: score for code, score in py3langid.rank(text) if code in _LANGUAGES}
+    ranks = {code: score for code, score in py3langid.rank(text) if code in _words("languages")}
     best = max(ranks, key=ranks.get)
     # Log probabilities: few words give small differences.
     return best if ranks[best] - ranks["en"] > 12 + 4 * english else "en"
@@ -370,10 +381,17 @@ def _key_and_mode(text: str) -> tuple[str, str]:
         elif letter.islower() and not named and not accidental:
             continue
         mode = "minor" if mode.casefold() in ("minor", "min", "moll") else "major"
-        shift = {"#": 1, "♯": 1, "s": 1, "♭": -1, "b": -1, "f": -1}.get((accidental or " ")[0].casefold(), 0)
-        return f"{_KEYS[(_NOTES[letter.casefold()] + shift) % 12]} {mode}", mode
+        return f"{_pitch_class(letter, accidental)} {mode}", mode
     match = _mode().search(text)
-    return "", next(group for group in match.groups() if group).casefold() if match else ""
+    mode = next(group for group in match.groups() if group).casefold() if match else ""
+    if match := _TONIC.search(text):
+        return _pitch_class(*match.groups()), mode
+    return "", mode
+
+
+def _pitch_class(letter: str, accidental: str | None) -> str:
+    shift = {"#": 1, "♯": 1, "s": 1, "♭": -1, "b": -1, "f": -1}.get((accidental or " ")[0].casefold(), 0)
+    return _KEYS[(_NOTES[letter.casefold()] + shift) % 12]
 
 
 @functools.cache
@@ -382,7 +400,8 @@ def _mode() -> re.Pattern:
     nouns = "key|mode|scale|tonality|chord|harmon|feel|sound|third|mood|piece|tune|song|melod"
     genres = "|".join(map(re.escape, _forms()[GENRE]))
     return re.compile(
-        rf"\b(major|minor)[ -](?:{nouns}|(?:{genres})\b)|\bin (?:a |the )?(major|minor)\b|\b(major|minor)(?:$|[.,;!?])", re.I
+        rf"\b(major|minor)[ -](?:{nouns}|(?:{genres})\b)|\bin (?:a |the )?(major|minor)\b|\b(major|minor)(?:$|[.,;!?])",
+        re.I,
     )
 
 
@@ -405,6 +424,5 @@ def _keywords(doc: Doc, spans: list[Span]) -> tuple[str, ...]:
         if token.i in phrases:
             words.append(phrases[token.i].text.casefold())
         elif token.i not in inside and token.is_alpha and not token.is_stop and len(token) > 2:
-            if token.lower_ not in _GENERIC and token.pos_ in ("", "NOUN", "PROPN", "ADJ"):
-                words.append(token.lemma_.casefold() or token.lower_)
-    return tuple(dict.fromkeys(words))[:MAX_KEYWORDS]
+            words += [token.lemma_.casefold() or token.lower_] if token.pos_ in ("", "NOUN", "PROPN", "ADJ") else []
+    return tuple(word for word in dict.fromkeys(words) if word not in _words("generic"))[:MAX_KEYWORDS]
