@@ -19,7 +19,7 @@ _POLYPHONY = {
     "homophonic": ("with a homophonic texture", "with chords below the melody"),
     "polyphonic": ("with a polyphonic texture", "with several lines at once"),
 }
-_NOUNS = ("piece", "piece", "composition", "work", "tune")
+_NOUNS, _WORKS = ("piece", "piece", "composition", "tune"), ("piece", "piece", "composition", "work")
 _SPELLED = {
     "r&b": "R&B",
     "christmas": "Christmas",
@@ -92,10 +92,15 @@ def _caption(facts: Facts, names_key: bool, choose: random.Random) -> str:
     """One caption of some facts: sentences, a wish without article or full stop, or words in a row."""
     # Names in a list, never in a set: the order of sets differs from process to process.
     known = [field.name for field in dataclasses.fields(facts) if getattr(facts, field.name) and field.name != "key"]
+    # Few people speak of textures, or of what is as usual.
+    dull = {"polyphony"} | ({"density"} if facts.density == "moderate" else set())
+    known = [name for name in known if name not in dull or choose.random() < 0.4]
     known += ["mode"] if facts.key and not names_key else []
     told = choose.sample(known, choose.randint(min(2, len(known)), min(5, len(known))))
     told += ["key"] if names_key else []
     ways = {fact: _ways(facts, fact, choose) for fact in _ORDER if fact in told}
+    if "bpm" in ways and "tempo" in ways:
+        del ways["tempo"]["phrase"]  # "at a brisk pace at 160 BPM"
     manner = choose.choices(("sentences", "wish", "tags"), (7, 2, 1))[0]
     if manner == "tags" and len(told) > 1:
         tags = [way["tag"] for way in ways.values()]
@@ -103,10 +108,13 @@ def _caption(facts: Facts, names_key: bool, choose: random.Random) -> str:
     room = {"adjective": 2, "modifier": 3} | ({"phrase": 2, "sentence": 9} if manner == "sentences" else {"phrase": 9})
     parts: dict[str, list[str]] = {place: [] for place in room}
     for way in ways.values():
-        if places := [place for place in room if place in way and len(parts[place]) < room[place]]:
+        places = [place for place in room if place in way and len(parts[place]) < room[place]]
+        if "form" not in told and not any(parts.values()):
+            places = [place for place in places if place != "sentence"]  # not "A piece. The tempo is slow."
+        if places:
             place = choose.choice(places)
             parts[place].append(way[place])
-    noun = ways["form"]["noun"] if "form" in told else choose.choice(_NOUNS)
+    noun = ways["form"]["noun"] if "form" in told else choose.choice(_WORKS if facts.era else _NOUNS)
     thing = " ".join([*filter(None, [", ".join(parts["adjective"])]), *parts["modifier"], noun])
     first = " ".join([thing, *parts["phrase"]])
     if manner != "sentences":
@@ -141,7 +149,7 @@ def _ways(facts: Facts, fact: str, choose: random.Random) -> dict[str, str]:
         case "bpm":
             bpm = round(value)
             about = choose.choice(("at {} BPM", "at about {} beats per minute", "with a tempo of {} BPM")).format(bpm)
-            return {"phrase": about, "sentence": f"the tempo is about {bpm} BPM", "tag": f"{bpm} BPM"}
+            return {"phrase": about, "sentence": f"it runs at about {bpm} BPM", "tag": f"{bpm} BPM"}
         case "era":
             return {"modifier": value, "tag": value}
         case "style":
@@ -163,7 +171,7 @@ def _ways(facts: Facts, fact: str, choose: random.Random) -> dict[str, str]:
             return {"phrase": phrase, "sentence": f"the time signature is {value}", "tag": value}
         case "polyphony":
             phrase = choose.choice(_POLYPHONY[value])
-            return {"phrase": phrase, "sentence": f"the texture is {value}", "tag": value}
+            return {"phrase": phrase, "sentence": f"it is {value}", "tag": value}
         case "artist":
             like = f"in the style of {value}"
             phrase = choose.choice((like, f"by {value}")) if facts.era else like

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amt_jax.errors import run_command
+from data_prep.flags import positive
 
 if TYPE_CHECKING:
     from data_prep.description import Report
@@ -42,7 +43,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--pairs", type=here, metavar="FILE", help="automated_paired_data.json of data_prep.pair")
     add("--input", type=here, metavar="DIR", help="the MIDI files: what a line of the metadata lacks is read from them")
     add("--output", required=True, type=here, metavar="FILE", help="descriptions.jsonl to write")
-    add("--captions", type=int, default=4, metavar="N", help="to make of each piece's music (default %(default)s)")
+    add(
+        "--captions",
+        type=positive(int),
+        default=4,
+        metavar="N",
+        help="to make of each piece's music (default %(default)s)",
+    )
     add("--seed", type=int, default=0, help="chooses their words (default %(default)s)")
     return parser
 

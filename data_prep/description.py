@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -23,6 +24,8 @@ from data_prep.captions import Caption, Facts, captions
 from data_prep.metadata import rows
 
 FACTS = ("tempo", "key", "time_signature", "instruments", "density", "polyphony")
+_KINDS = dict.fromkeys(("key", "time_signature", "polyphony", "title", "artist", "family", "licence"), str)
+_KINDS |= {"tempo": int | float, "density": int | float, "instruments": list, "captions": list}
 # Longer texts are cut: encoders read a few hundred words, and of an article few sentences are about the sound.
 MAX_SENTENCES, MAX_WORDS = 3, 60
 _TIME_SIGNATURES = frozenset(
@@ -31,7 +34,7 @@ _TIME_SIGNATURES = frozenset(
 # A tempo that so many of so many pieces share is their recorder's or publisher's, not theirs. 120 is what MIDI means
 # where a file says nothing.
 _SHARED, _ENOUGH = 0.1, 100
-# Signs of valence and arousal -> moods that are guessed, from these magnitudes on.
+# Signs of valence and arousal -> moods that are guessed, from these magnitudes on and where a tempo is marked.
 _MOODS = {
     (True, True): ("cheerful", "lively", "happy"),
     (True, False): ("peaceful", "calm", "gentle"),
@@ -150,7 +153,7 @@ def description(
     else:
         valence, arousal = classes.emotion(key.rpartition(" ")[2], marked, density or 0.0)
         sure = abs(valence) >= _SURE_VALENCE and abs(arousal) >= _SURE_AROUSAL
-        guessed = _MOODS[valence > 0, arousal > 0] if sure and key and density else ()
+        guessed = _MOODS[valence > 0, arousal > 0] if sure and key and density and marked else ()
     facts = Facts(
         tempo=classes.tempo_class(marked) if marked else "",
         bpm=marked or 0.0,
@@ -203,6 +206,12 @@ def _lines(metadata: str) -> list[dict[str, Any]]:
             )
             raise UserError(f"piece {number} of {metadata} {wrong}; data_prep.collect makes such tables")
         seen.add(path)
+        for name, kind in _KINDS.items():
+            value = line.get(name)
+            if isinstance(value, float) and not math.isfinite(value):
+                line[name] = None
+            elif value is not None and not isinstance(value, kind):
+                raise UserError(f"{name} of {path!r} in {metadata} is {value!r}; data_prep.collect makes such tables")
     return sorted(lines, key=lambda line: line["path"])
 
 
@@ -252,7 +261,7 @@ def _complete(line: dict[str, Any], folder: str, skipped: list[tuple[str, str, s
 def _given(line: Mapping[str, Any], texts: Iterable[Mapping[str, Any]]) -> list[tuple[str, bool]]:
     """Texts about a piece, and whether people wrote them."""
     captions = line.get("captions") or []
-    if not isinstance(captions, list) or not all(isinstance(each, dict) and each.get("text") for each in captions):
+    if not all(isinstance(each, dict) and isinstance(each.get("text"), str) for each in captions):
         raise UserError(f"the captions of {line['path']} are not a list of objects with a text")
     return [(entry["text"], True) for entry in texts] + [(each["text"], bool(each.get("human"))) for each in captions]
 

@@ -9,11 +9,12 @@ ROOT = Path(__file__).parents[1]
 MAY_USE = {
     "tokens": set(),
     "music": {"tokens"},
+    "text": {"music"},
     "model": set(),
     "data": {"tokens"},
     "parallel": {"model"},
     "training": {"tokens", "data", "model", "parallel"},
-    "sampling": {"tokens", "music", "data", "model", "parallel", "training"},
+    "sampling": {"tokens", "music", "text", "data", "model", "parallel", "training"},
     "evaluation": {"tokens", "music", "data", "model", "parallel", "training", "sampling"},
 }
 
@@ -38,7 +39,7 @@ def test_arrows_point_down_only(room):
             if package == "amt_jax" and neighbour not in ("errors", "storage", "__version__", room):
                 assert neighbour in MAY_USE[room], f"{path} imports {name}"
             assert package not in ("data_prep", "configs", "bench", "torch", "tensorflow", "apache_beam"), name
-            if room in ("tokens", "music"):
+            if room in ("tokens", "music", "text"):
                 assert package not in ("jax", "flax"), f"{path} imports {name}"
             if room == "data":
                 assert package not in ("jax", "flax"), f"{path} imports {name}"

@@ -13,7 +13,8 @@ SPARSE_BELOW, DENSE_ABOVE = 5.0, 9.0
 
 
 def tempo_class(bpm: float) -> str:
-    """slow, moderate or fast: the class of a tempo in quarter notes a minute."""
+    """slow, moderate or fast: the class of a tempo in quarter notes a minute, rounded: MIDI writes 80 as 79.9998."""
+    bpm = round(bpm)
     return "slow" if bpm < SLOW_BELOW else "fast" if bpm > FAST_ABOVE else "moderate"
 
 
