@@ -1,4 +1,4 @@
-"""A folder of MIDI files into a table that says what each of them is.
+r"""A folder of MIDI files into a table that says what each of them is.
 
     python -m data_prep.collect --input=DIR --output=OUT
 
@@ -23,7 +23,8 @@ In this order:
 
 Windows of one piece have to stay in one split:
 
-    python -m data_prep.midi --input=OUT/midi --output=DATASET --metadata=OUT/midi_metadata.jsonl --family-column=family
+    python -m data_prep.midi --input=OUT/midi --output=DATASET --metadata=OUT/midi_metadata.jsonl \
+        --composer-column=artist --family-column=family
 """
 
 from __future__ import annotations
@@ -128,9 +129,8 @@ def _show(report: Report, args: argparse.Namespace, made: bool) -> None:
     if not report.lines:
         raise UserError(f"no music is left of {args.input!r}")
     music = os.path.join(args.output, "midi") if made else args.input
-    command = ["python", "-m", "data_prep.midi", f"--input={music}", "--output=DATASET"]
-    if made:
-        command += [f"--metadata={metadata}", "--family-column=family"]
+    command = ["python", "-m", "data_prep.midi", f"--input={music}", "--output=DATASET", f"--metadata={metadata}"]
+    command += ["--composer-column=artist", *(["--family-column=family"] if made else [])]
     print(f"next:\n  {shlex.join(command)}")
 
 

@@ -122,7 +122,7 @@ def _claim(output: Path, configuration: str) -> None:
 
 def _forget(output: Path, journal: Table, stamps: Mapping[str, str]) -> None:
     """Removes what was made of files that are gone or have changed."""
-    for name in journal.keys():
+    for name in journal:
         stamp, found = journal.get(name, "stamp, found")
         if stamps.get(name) != stamp:
             for part in json.loads(found)["parts"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,9 @@ class Table:
         query = f"SELECT {columns} FROM pieces WHERE {self._columns[0][0]} = ?"
         return self._connection.execute(query, (key,)).fetchone()
 
-    def keys(self) -> list[str]:
-        return [key for (key,) in self._connection.execute(f"SELECT {self._columns[0][0]} FROM pieces")]
+    def __iter__(self) -> Iterator[str]:
+        """The keys as they are now; rows may be put and removed meanwhile."""
+        return iter([key for (key,) in self._connection.execute(f"SELECT {self._columns[0][0]} FROM pieces")])
 
     def put(self, *row: Any) -> None:
         """Adds a row, or replaces the one of its key."""

@@ -34,12 +34,21 @@ def windows(score: Score, seconds: float, min_notes: int = 1) -> Iterator[tuple[
     left out of it.
     """
     ticks, counts = cuts(score, seconds)
+    score = _settled(score)
     for number in np.flatnonzero(counts >= min_notes).tolist():
-        yield number, window(score, int(ticks[number]), int(ticks[number + 1]))
+        yield number, _window(score, int(ticks[number]), int(ticks[number + 1]))
 
 
-def window(score: Score, start: int, end: int) -> Score:
-    """What begins in a score from tick `start` until before `end`, as a score of its own; see `windows`."""
+def _settled(score: Score) -> Score:
+    """The score with the last of several changes at one tick, which is the one that holds; `clip` takes the first."""
+    score = score.copy()
+    for name in ("tempos", "time_signatures", "key_signatures"):
+        setattr(score, name, list({change.time: change for change in getattr(score, name)}.values()))
+    return score
+
+
+def _window(score: Score, start: int, end: int) -> Score:
+    """What begins in a score from tick `start` until before `end`, as a score of its own."""
     part = score.clip(start, end)
     tracks = []
     for track, whole in zip(part.tracks, score.tracks, strict=True):
