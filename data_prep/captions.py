@@ -101,8 +101,10 @@ def _caption(facts: Facts, names_key: bool, choose: random.Random) -> str:
     ways = {fact: _ways(facts, fact, choose) for fact in _ORDER if fact in told}
     if "bpm" in ways and "tempo" in ways:
         del ways["tempo"]["phrase"]  # "at a brisk pace at 160 BPM"
+    if "era" in ways:
+        ways.pop("style", None)  # "A Classical-period classical piece"
     manner = choose.choices(("sentences", "wish", "tags"), (7, 2, 1))[0]
-    if manner == "tags" and len(told) > 1:
+    if manner == "tags" and len(ways) > 1:
         tags = [way["tag"] for way in ways.values()]
         return ", ".join(choose.sample(tags, len(tags)))
     room = {"adjective": 2, "modifier": 3} | ({"phrase": 2, "sentence": 9} if manner == "sentences" else {"phrase": 9})
@@ -154,7 +156,7 @@ def _ways(facts: Facts, fact: str, choose: random.Random) -> dict[str, str]:
             return {"modifier": value, "tag": value}
         case "style":
             style = _SPELLED.get(value, value)
-            return {"modifier": style, "sentence": f"the style is {style}", "tag": style}
+            return {"modifier": style, "sentence": f"it is {style} music", "tag": style}
         case "form":
             return {"noun": value, "tag": value}
         case "mode":
@@ -188,7 +190,8 @@ def _instruments(labels: tuple[str, ...], choose: random.Random) -> dict[str, st
     if not others:
         solo = "for solo " if not last.endswith("s") and last != "choir" else "for "
         phrase = choose.choice(("for ", solo)) + last
-        return {"phrase": phrase, "sentence": f"the only instrument is {last}", "tag": last}
+        sentence = choose.choice(("the only instrument is {}", "it is for {} alone", "it is played by {} alone"))
+        return {"phrase": phrase, "sentence": sentence.format(last), "tag": last}
     row = f"{', '.join(others)} and {last}"
     phrase = choose.choice(("for ", "with ", "featuring ")) + row
     return {"phrase": phrase, "sentence": f"it is played by {row}", "tag": ", ".join(labels[:_MAX_INSTRUMENTS])}

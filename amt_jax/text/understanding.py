@@ -146,6 +146,7 @@ def _words(table: str) -> frozenset[str]:
     return frozenset(vocabulary()[table]["words"])
 
 
+@functools.lru_cache(65536)
 def genre(name: str) -> str:
     """The genre that a whole name is a word for, "" if it is none."""
     return _forms()[GENRE].get(_plain(clean(name)).casefold(), "")
