@@ -7,8 +7,8 @@ import math
 # Quarter notes a minute. Adagio and slower lie below the first, Allegro and faster above the second; 120, which MIDI
 # means where a file says nothing, is moderate.
 SLOW_BELOW, FAST_ABOVE = 80.0, 120.0
-# Notes a second, all instruments together. Of 3,245 folk tunes with chords, pop songs and classical piano pieces a sixth
-# is sparse and three in ten are dense.
+# Notes a second, all instruments together. Of 3,245 folk tunes with chords, pop songs and classical piano pieces a
+# sixth is sparse and three in ten are dense.
 SPARSE_BELOW, DENSE_ABOVE = 5.0, 9.0
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 GENRE, MOOD, INSTRUMENT = LABELS = ("GENRE", "MOOD", "INSTRUMENT")
 TRAINED = "en_core_web_sm"
-MAX_CHARACTERS = 200_000  # what comes after is not read
+MAX_CHARACTERS = 100_000  # what comes after is not read
 MAX_KEYWORDS = 64
 # Confidences: the name itself; another form or word for it; misspelt, times the likeness, which is at least LIKENESS.
 EXACT, FORM, LIKENESS, SHORTEST_MISSPELT = 1.0, 0.9, 0.83, 6
@@ -38,11 +38,11 @@ _KEY = re.compile(r"(?<![\w#'])([A-Ga-g])(?:[ -]?(#|♯|♭|b|sharps?|flat))?[ -
 # "in E flat", "key of G"; "in A Night at the Opera" names no key.
 _TONIC = re.compile(r"\b(?:key of|in) ([A-G])(?:[ -]?(#|♯|♭|b|sharp|flat))?(?=$|[.,;!?)]| [a-z])")
 _BPM = re.compile(
-    r"\b(\d{2,3}(?:\.\d+)?) ?(?:bpm\b|beats (?:per|a) minute)"
-    r"|(?:♩|\bbpm|\btempo) ?(?:=|:|of|at)? ?(?:about|around)? ?(\d{2,3})\b",
+    r"\b([1-9]\d{1,2}(?:\.\d+)?) ?(?:bpm\b|beats (?:per|a) minute)"
+    r"|(?:♩|\bbpm|\btempo) ?(?:=|:|of|at)? ?(?:about|around)? ?([1-9]\d{1,2})\b",
     re.I,
 )
-_MARKUP = re.compile(r"<[^<>]{1,200}>|https?://\S+|\[\d+\]")
+_MARKUP = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|https?://\S+|\[\d+\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +128,11 @@ def sentences(text: str) -> list[str]:
 
 def clean(text: str) -> str:
     """A text in NFKC without markup, addresses, control and format characters, with single spaces."""
-    text = unicodedata.normalize("NFKC", text[:MAX_CHARACTERS]).replace("\u2019", "'").replace("\u2018", "'")
+    text = (
+        unicodedata.normalize("NFKC", text[:MAX_CHARACTERS])[:MAX_CHARACTERS]
+        .replace("\u2019", "'")
+        .replace("\u2018", "'")
+    )
     text = _MARKUP.sub(" ", text)
     # Variation selectors (Mn) and joiners (Cf) would keep an emoji from its plain form.
     text = "".join(" " if c in "\t\n\r\v\f" else c for c in text if c.isspace() or not _invisible(c))
@@ -237,7 +241,7 @@ def _tools() -> tuple[Language, PhraseMatcher]:
         raise UserError(f"understanding text needs {error.name}: pip install 'amt_jax[words]'") from None
     trained = spacy.util.is_package(TRAINED)
     language = spacy.load(TRAINED, exclude=["ner", "parser"]) if trained else spacy.blank("en")
-    language.max_length = 2 * MAX_CHARACTERS
+    language.max_length = 4 * MAX_CHARACTERS  # each emoji gets two spaces
     matcher = PhraseMatcher(language.vocab, attr="LOWER")
     for label, forms in _forms().items():
         for value in dict.fromkeys(forms.values()):
@@ -300,9 +304,10 @@ def _scope(doc: Doc, cue: Span) -> set[int]:
     """Tokens that a negation takes back."""
     scope: set[int] = set()
     words = [token.lower_ for token in doc[cue.end : cue.end + 40]]
-    ends = next((i for i, word in enumerate(words) if word in _words("clause_ends")), len(words))
+    stops = _words("clause_ends") | _words("negation")  # The next negation has a scope of its own.
+    ends = next((i for i, word in enumerate(words) if word in stops), len(words))
     for i, word in enumerate(words[:ends]):
-        if word == "," and not {"or", "nor"} & set(words[i:ends]):
+        if word == "," and not {"or", "nor"} & set(words[i : ends + 1]):
             break
         # "no drums and a piano" wants a piano, "without a guitar and a piano" neither.
         if word == "and" and words[i + 1 : i + 2] and words[i + 1] in _ARTICLES and words[0] not in _ARTICLES:

@@ -83,6 +83,7 @@ def test_entities_of_labelled_sentences(split, record_property):
         ("drum-free, pianoless, with organ", ["organ"], ["drums", "piano"]),
         ("not only harp but also flute", ["harp", "flute"], []),
         ("neither trumpet nor trombone", [], ["trumpet", "trombone"]),
+        ("neither trumpet, tuba nor trombone", [], ["trumpet", "tuba", "trombone"]),
         ("no guitar? yes, guitar", ["guitar"], ["guitar"]),
     ],
 )
@@ -145,6 +146,7 @@ def test_key_and_mode(text, key, mode):
         ("Allegro vivace", "fast", None, ""),
         ("not too fast, not dense", "", None, ""),
         ("Opus 120", "", None, ""),
+        ("000 bpm, I <3 60 bpm > 70", "slow", 60.0, ""),
     ],
 )
 def test_tempo_and_density(text, tempo, bpm, density):
@@ -217,7 +219,8 @@ def test_long_texts_are_quick():
         INSTRUMENT, negated=True
     )
     understand("no " * 10_000)
-    understand("blorp " * 1_000_000)
+    for text in ("blorp ", "🎷", "\ufdfa"):  # the last is eighteen characters in NFKC
+        understand(text * 300_000)
     assert time.perf_counter() - start < 20  # a fraction of a second here; without bounds, minutes
 
 
