@@ -1,1 +1,1 @@
-"""Words: what a text says about music, and frozen encoders of texts."""
+"""What words mean: understood, encoded, sorted into clusters."""
