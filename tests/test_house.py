@@ -9,11 +9,12 @@ ROOT = Path(__file__).parents[1]
 MAY_USE = {
     "tokens": set(),
     "music": {"tokens"},
+    "text": {"music"},
     "model": set(),
     "data": {"tokens"},
     "parallel": {"model"},
     "training": {"tokens", "data", "model", "parallel"},
-    "sampling": {"tokens", "music", "data", "model", "parallel", "training"},
+    "sampling": {"tokens", "music", "text", "data", "model", "parallel", "training"},
     "evaluation": {"tokens", "music", "data", "model", "parallel", "training", "sampling"},
 }
 

@@ -35,6 +35,7 @@ COMMANDS = [
     "data_prep.midi",
     "data_prep.collect",
     "data_prep.corpus",
+    "data_prep.describe",
     "launch.local",
     "launch.sweep",
     "launch.compile_check",
@@ -50,7 +51,7 @@ def test_help_teaches_without_loading_jax(module):
         f"    runpy.run_module({module!r}, run_name='__main__')\n"
         "except SystemExit as error:\n"
         "    assert not error.code\n"
-        "heavy = {'jax', 'miditok', 'matplotlib', 'tensorflow', 'torch', 'grain', 'optuna', 'apache_beam'}\n"
+        "heavy = {'jax', 'miditok', 'matplotlib', 'tensorflow', 'torch', 'grain', 'optuna', 'apache_beam', 'spacy'}\n"
         "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
