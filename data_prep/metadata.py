@@ -39,7 +39,7 @@ class Metadata:
             )
         tables = {composer_column: {}, family_column: {}}
         for row in rows:
-            name = _name(str(row.get(path_column) or ""), folder)
+            name = source_name(str(row.get(path_column) or ""), folder)
             for column, table in tables.items():
                 value = row.get(column) if column else None
                 if name and value not in (None, ""):
@@ -47,7 +47,8 @@ class Metadata:
         return cls(tables[composer_column] if composer_column else {}, tables[family_column] if family_column else {})
 
 
-def _name(path: str, folder: str) -> str:
+def source_name(path: str, folder: str) -> str:
+    """What a file at `path`, relative to `folder` or absolute in it, is called; see files.Source.name."""
     path = unicodedata.normalize("NFC", path.strip().replace("\\", "/"))
     if posixpath.isabs(path):
         path = os.path.relpath(path, os.path.abspath(folder)).replace(os.sep, "/")

@@ -24,13 +24,14 @@ from amt_jax.errors import UserError, run_command
 from data_prep.flags import check_folders, positive
 
 if TYPE_CHECKING:
+    from amt_jax.data.card import Card
     from data_prep.preparation import MakeRunner, Report
 
 
 def main() -> int:
     args = _parser().parse_args()
     # Not before: these bring numpy, symusic and MidiTok, and --help should not wait for them.
-    from data_prep import pool
+    from data_prep import descriptions, pool
     from data_prep.local import Local
     from data_prep.metadata import Metadata
     from data_prep.preparation import prepare
@@ -51,6 +52,7 @@ def main() -> int:
     metadata = None
     if args.metadata:
         metadata = Metadata.read(args.metadata, args.input, args.path_column, args.composer_column, args.family_column)
+    described = descriptions.read(args.descriptions, args.input) if args.descriptions else None
     workers = args.workers or pool.usable_cores()
     if args.runner == "beam":
         make_runner = _beam(args, workers)
@@ -62,6 +64,7 @@ def main() -> int:
             args.output,
             settings,
             metadata=metadata,
+            descriptions=described,
             licence=args.licence,
             make_runner=make_runner,
         )
@@ -114,6 +117,12 @@ def _parser() -> argparse.ArgumentParser:
         help="Beam's own in one text: '--runner=FlinkRunner --flink_master=HOST:8081' (default: Beam on this machine)",
     )
     add("--timeout", type=positive(float), default=60.0, metavar="SECONDS", help="for one file (default %(default)g)")
+    add(
+        "--descriptions",
+        type=here,
+        metavar="FILE",
+        help="descriptions.jsonl of data_prep.describe: captions, genres, moods, tempo, ... to train with",
+    )
     add("--metadata", type=here, metavar="FILE", help="a .csv or .jsonl table about the files")
     add("--path-column", default="path", help="its column of paths relative to --input (default %(default)s)")
     add("--composer-column", metavar="COLUMN", help="its column of composers")
@@ -184,8 +193,23 @@ def _show(report: Report, args: argparse.Namespace) -> None:
         print(f"no composer has {args.min_count} {args.count} (--min-count): the dataset is unconditional")
     else:
         print("no composers (no folders in --input, no --composer-column): the dataset is unconditional")
+    if captions := [caption for each in kept for caption in each.conditions.get("text", ())]:
+        people = sum(caption["human"] for caption in captions)
+        print(f"{len(captions)} captions, {people} of them by people; told of pieces too: " + _told(card))
     print("next:")
+    if captions and "text" not in card.conditions:
+        print(f"  python -m data_prep.encode --dataset={args.output}   # captions, to train with")
     print(f"  python -m amt_jax.train --config=configs/demo.py --config.dataset={args.output} --run=RUN")
+
+
+def _told(card: Card) -> str:
+    """The conditions besides composers and texts, each with the number of its values."""
+    kinds = {
+        name: f"{name} ({len(each.values)})" if each.values else name
+        for name, each in card.conditions.items()
+        if each.kind in ("multi_label", "scalar")
+    }
+    return ", ".join(kinds.values()) or "nothing"
 
 
 if __name__ == "__main__":
