@@ -101,7 +101,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DATASET",
         help="dataset folder to make, or to add to",
     )
-    add("--tokenizer", default="remi", help="remi (one piano, 419 ids), remi_multitrack or tsd (both with instruments)")
+    add(
+        "--tokenizer",
+        default="remi",
+        help="remi (one piano, 419 ids), remi_multitrack or tsd (both with "
+        "instruments), amt_events or remigen (one piano in seconds, without bars, 512 ids; the first without loudness)",
+    )
     add("--bpe", type=int, default=0, metavar="N", help="learn byte pair encoding up to N ids, 2000 say; 0: none")
     add("--workers", type=positive(int), metavar="N", help="processes; as many as usable cores if not given")
     add(

@@ -143,6 +143,7 @@ def decoding(
 
     from amt_jax.model.params import abstract_model
     from amt_jax.parallel.mesh import make_mesh, parameter_shardings, sharding
+    from amt_jax.sampling.constraints import Limits
     from amt_jax.sampling.filters import Controls
     from amt_jax.sampling.sampler import MAX_CANDIDATES, STEPS_A_DISPATCH, DecodeState, Plan, decode, prefill, shardings
     from amt_jax.tokens.grammar import Grammar
@@ -173,6 +174,7 @@ def decoding(
         functools.partial(prefill, network.graph, slots=slots, mesh=mesh), params, conditions, window, first
     )
     grammar = Grammar.create(tokenizer.spec, tokenizer.names)
+    clock = jax.eval_shape(lambda: grammar.start((rows,), jnp))
     state = DecodeState(
         cache=cache,
         logits=logits,
@@ -183,15 +185,14 @@ def decoding(
         count=shape(jnp.int32),
         done=shape(jnp.bool_, rows),
         seen=shape(jnp.bool_, rows, model.vocab_size),
-        clock=jax.eval_shape(lambda: grammar.start((rows,), jnp)),
+        clock=clock._replace(ends=shape(jnp.int32, rows, 0)),  # as without a limit of the polyphony
     )
     plan = Plan(
         controls=Controls(shape(jnp.uint32, rows), reals, numbers, reals, reals, reals),
         scales=shape(jnp.float32, branches - 1, rows),
         conditions=conditions,
         max_tokens=numbers,
-        begin=reals,
-        end=reals,
+        limits=Limits(reals, reals, numbers, numbers, shape(jnp.bool_, rows, model.vocab_size)),
     )
     drawing = functools.partial(
         decode.lower, network.graph, params, whole(plan), placed(state, shardings(state, mesh)), STEPS_A_DISPATCH,

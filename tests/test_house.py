@@ -9,13 +9,13 @@ ROOT = Path(__file__).parents[1]
 MAY_USE = {
     "tokens": set(),
     "music": {"tokens"},
-    "text": {"music"},
+    "text": {"music", "pretrained"},
     "model": set(),
     "data": {"tokens"},
     "parallel": {"model"},
     "training": {"tokens", "data", "model", "parallel"},
     "sampling": {"tokens", "music", "text", "data", "model", "parallel", "training"},
-    "evaluation": {"tokens", "music", "data", "model", "parallel", "training", "sampling"},
+    "evaluation": {"tokens", "music", "text", "data", "model", "parallel", "training", "sampling"},
 }
 
 

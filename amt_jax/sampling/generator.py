@@ -20,7 +20,7 @@ from amt_jax import __version__
 from amt_jax.data.conditions import TEXT, Conditions
 from amt_jax.errors import UserError
 from amt_jax.model.params import fingerprint
-from amt_jax.music import midi
+from amt_jax.music import instruments, midi
 from amt_jax.parallel.mesh import ONE_DEVICE, MeshConfig, local_mesh
 from amt_jax.sampling import order as ordering
 from amt_jax.sampling.order import Order
@@ -124,6 +124,7 @@ class Generator:
                 "conditions": dict(order.conditions),
                 "guide": dict(order.guide),
                 "negative": order.negative,
+                "instruments": list(order.instruments),
                 "prompt": base64.b64encode(zlib.compress(order.prompt.astype("<u2").tobytes())).decode(),
                 "bucket": dataclasses.asdict(result.bucket),
                 "row": result.row,
@@ -144,7 +145,12 @@ class Generator:
             prompt = np.frombuffer(zlib.decompress(base64.b64decode(recipe["prompt"])), "<u2").astype(np.uint16)
             checkpoint = recipe["checkpoint"]
             order = Order(
-                settings, dict(recipe["conditions"]), prompt, guide=recipe["guide"], negative=recipe["negative"]
+                settings,
+                dict(recipe["conditions"]),
+                prompt,
+                guide=recipe["guide"],
+                negative=recipe["negative"],
+                instruments=tuple(recipe["instruments"]),
             )
         except midi.MidiError as error:
             raise UserError(f"cannot replay {path}: {error}") from None
@@ -163,6 +169,7 @@ class Generator:
             order.settings,
             {name: self._value(name, value) for name, value in order.conditions.items()},
             order.prompt,
+            tuple(program for label in order.instruments for program in instruments.programs(label)) or None,
             order.guides,
             {TEXT: self._value(TEXT, order.negative)} if order.negative else {},
         )

@@ -13,15 +13,17 @@ import numpy as np
 
 from amt_jax.data.card import Card, Vocabulary
 from amt_jax.errors import UserError, near
-from amt_jax.music import midi
+from amt_jax.music import instruments, midi
 from amt_jax.sampling.settings import GenerationSettings
-from amt_jax.tokens.symbolic import SymbolicTokenizer
+from amt_jax.tokens.symbolic import PRESETS, SymbolicTokenizer
 
 NO_PROMPT = np.zeros(0, np.uint16)
 SETTINGS = tuple(field.name for field in dataclasses.fields(GenerationSettings))
 PROMPT = ("prompt", "prompt_beats", "prompt_tokens")
 GUIDANCE = ("guide", "negative")
+INSTRUMENTS = "instruments"
 SCALES = next(field.metadata for field in dataclasses.fields(GenerationSettings) if field.name == "guidance")
+LONGEST = {field.name: field.metadata["high"] for field in dataclasses.fields(GenerationSettings)}["seconds"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Order:
       prompt_name: what the prompt is called.
       guide: condition name -> how strongly to follow it; the others by settings.guidance.
       negative: a text to be led away from.
+      instruments: labels of the only instruments that new notes may have; none for any.
     """
 
     settings: GenerationSettings
@@ -43,6 +46,7 @@ class Order:
     prompt_name: str = ""
     guide: Mapping[str, float] = dataclasses.field(default_factory=dict)
     negative: str = ""
+    instruments: tuple[str, ...] = ()
 
     @property
     def guides(self) -> list[tuple[list[str], float]]:
@@ -69,26 +73,33 @@ def make_orders(card: Card, tokenizer: SymbolicTokenizer, values: Mapping[str, A
       tokenizer: reads the prompt.
       values: settings by their names; conditions by theirs: of composers a name or its id, several in a list or with
         commas, or "all"; of labels such as moods the names of one piece, in a list or with commas; a number; a text, or
-        several in a list; `guide`, {"text": 4} or "text=4,composer=2"; `negative`, a text; `prompt`, a MIDI file to
-        continue after its first `prompt_beats` or `prompt_tokens`, or after its end; `count` for several seeds from
-        `seed` on. None is as good as nothing.
+        several in a list; `instruments`, names in a list or with commas, the only ones that may sound; `guide`,
+        {"text": 4} or "text=4,composer=2"; `negative`, a text; `prompt`, a MIDI file to continue after its first
+        `prompt_beats` or `prompt_tokens`, or after its end; `count` for several seeds from `seed` on. None is as good
+        as nothing. Where `bars` are asked for, `seconds` has no default.
 
     Returns:
       An order a value and seed; UserError on an unknown name or a value that cannot be.
     """
     values = {name: value for name, value in values.items() if value is not None}
-    known = [*SETTINGS, *PROMPT, *GUIDANCE, "count", *card.conditions]
+    known = [*SETTINGS, *PROMPT, *GUIDANCE, INSTRUMENTS, "count", *card.conditions]
     for name in values:
         if name not in known:
             extra = "" if card.conditions else "; this model was trained without conditions such as composers"
             raise UserError(f"unknown {near(name, known)}{extra}")
     settings = GenerationSettings(**{name: values[name] for name in SETTINGS if name in values})
+    if settings.bars and "seconds" not in values:
+        settings = dataclasses.replace(settings, seconds=LONGEST)
     count = values.get("count", 1)
     if type(count) is not int or not 1 <= count <= 100_000:
         raise UserError(f"count is a whole number from 1 to 100000, not {count!r}")
     choices: list[dict[str, Any]] = [{}]
+    played = _instruments(tokenizer, values.get(INSTRUMENTS))
     for condition, vocabulary in card.conditions.items():
-        asked = _asked(condition, vocabulary, values.get(condition))
+        if condition == INSTRUMENTS:  # the others are kept out; those that the model knows are also told to it
+            asked = [[label for label in played if label in vocabulary.values] or None]
+        else:
+            asked = _asked(condition, vocabulary, values.get(condition))
         choices = [choice | ({} if value is None else {condition: value}) for choice in choices for value in asked]
     guide = _guide(values.get("guide"), {name for choice in choices for name in choice})
     negative = _negative(card, values.get("negative"), settings, guide)
@@ -101,6 +112,7 @@ def make_orders(card: Card, tokenizer: SymbolicTokenizer, values: Mapping[str, A
             prompt_name,
             {name: scale for name, scale in guide.items() if name in choice},
             negative,
+            played,
         )
         for choice in choices
         for index in range(count)
@@ -225,6 +237,20 @@ def _value(condition: str, vocabulary: Vocabulary, name: str) -> str | None:
 
 def _is_value(vocabulary: Vocabulary, name: str) -> bool:
     return name.strip().casefold() in map(str.casefold, vocabulary.values)
+
+
+def _instruments(tokenizer: SymbolicTokenizer, asked: Any) -> tuple[str, ...]:
+    """The labels of the instruments that a person named."""
+    names = asked.split(",") if isinstance(asked, str) else asked or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"instruments are names in a list or with commas, not {asked!r}")
+    labels = tuple(dict.fromkeys(instruments.find(name) for name in names if name.strip()))
+    if "Program" not in tokenizer.spec.ranges and set(labels) - {"piano"}:
+        able = [name for name, preset in PRESETS.items() if preset.programs]
+        raise UserError(
+            f"instruments: this model plays the piano alone; prepare a dataset with --tokenizer={' or '.join(able)}"
+        )
+    return labels
 
 
 def _read_prompt(tokenizer: SymbolicTokenizer, path: Any, beats: Any, tokens: Any) -> tuple[np.ndarray, str]:

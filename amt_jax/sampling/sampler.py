@@ -26,10 +26,11 @@ from amt_jax.model.transformer import Transformer, TransformerConfig
 from amt_jax.parallel.attention import CACHE, placement
 from amt_jax.parallel.mesh import constrain, one_device, parameter_shardings, sharding
 from amt_jax.sampling import cache, constraints
+from amt_jax.sampling.constraints import Limits
 from amt_jax.sampling.filters import Controls, noise, penalize, sample
 from amt_jax.sampling.guidance import guide
 from amt_jax.sampling.settings import GenerationSettings
-from amt_jax.tokens.grammar import Grammar, GrammarState
+from amt_jax.tokens.grammar import DRUMS, MAX_POLYPHONY, Grammar, GrammarState
 from amt_jax.tokens.spec import TokenSpec
 
 STEPS_A_DISPATCH = 128  # the compiled loop runs this long between two looks from the host
@@ -45,6 +46,7 @@ class Request:
       settings: how to sample it.
       conditions: condition name -> its value, [L, W] float16; what is missing is null.
       prompt: ids to continue, without BOS; empty starts a new piece. [T] uint16
+      programs: the only instruments that new notes may have, 128 for drums; None for any.
       guides: how strongly to follow which conditions, (names, scale) each; empty to follow all by settings.guidance.
       against: what to be led away from, as `conditions`; empty for what the model does when nothing is asked.
     """
@@ -52,6 +54,7 @@ class Request:
     settings: GenerationSettings
     conditions: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     prompt: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint16))
+    programs: tuple[int, ...] | None = None
     guides: Sequence[tuple[Sequence[str], float]] = ()
     against: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
@@ -80,6 +83,7 @@ class Bucket:
       branches: G, 1 without guidance; else a base and one for each group of conditions with a scale of its own.
       candidates: tokens looked at after top-k.
       budget: new tokens at most, a power of two.
+      counted: whether the clocks count notes, because a row limits its polyphony.
     """
 
     rows: int
@@ -87,6 +91,7 @@ class Bucket:
     branches: int
     candidates: int
     budget: int
+    counted: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,16 +133,14 @@ class DecodeState(NamedTuple):
 class Plan(NamedTuple):
     """What stays fixed for a batch.
 
-    controls; guidance scales [G - 1, B]; conditions name -> [B · G, 1, L, W]; max_tokens [B]; begin and end [B], the
-    seconds of its piece between which a row's new music lies.
+    controls; guidance scales [G - 1, B]; conditions name -> [B · G, 1, L, W]; max_tokens [B]; the rows' limits.
     """
 
     controls: Controls
     scales: jax.Array
     conditions: dict[str, jax.Array]
     max_tokens: jax.Array
-    begin: jax.Array
-    end: jax.Array
+    limits: Limits
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "slots", "mesh"))
@@ -176,7 +179,7 @@ def decode(
 
     def step(state):
         logits = guide(state.logits.reshape(batch, -1, state.logits.shape[-1]).swapaxes(0, 1), plan.scales)
-        logits = constraints.constrain(grammar, state.clock, logits, plan.begin, plan.end)
+        logits = constraints.constrain(grammar, state.clock, logits, plan.limits)
         logits = penalize(logits, state.seen, plan.controls.repetition_penalty)
         drawn = sample(logits, noise(plan.controls.seed, state.count, logits.shape[-1]), plan.controls, candidates)
         token = jnp.where(state.done, pad, drawn)
@@ -290,6 +293,7 @@ class Sampler:
             branches=max(len(request.branches) for request in requests) if self.config.conditions else 1,
             candidates=min(MAX_CANDIDATES, self.spec.vocab_size) if few else self.spec.vocab_size,
             budget=_power_of_two(budget),
+            counted=any(request.settings.polyphony for request in requests),
         )
 
     def _rows(self, count: int) -> int:
@@ -307,8 +311,8 @@ class Sampler:
             first[row] = bucket.width - len(kept)
             window[row, first[row] :] = kept
             seen[row, request.prompt] = True
-        clock = constraints.start(self.grammar, [request.prompt for request in padded], self.spec.pad)
-        plan = self._plan(padded, bucket, jnp.copy(clock.seconds))  # the original is donated with the state
+        clock = self._clock(padded, bucket)
+        plan = self._plan(padded, bucket, clock)
         state = DecodeState(
             cache=[],
             logits=jnp.zeros(0),
@@ -332,8 +336,9 @@ class Sampler:
                 self.graph, self.params, plan, state, jnp.int32(stop),
                 grammar=self.grammar, candidates=bucket.candidates, pad=self.spec.pad, mesh=self.mesh,
             )  # fmt: skip
-            count, index, done, seconds = jax.device_get((state.count, state.index, state.done, state.clock.seconds))
-            progress(_share(count, seconds, done, plan, len(requests)))
+            clock = (state.clock.seconds, state.clock.bar)
+            count, index, done, *clock = jax.device_get((state.count, state.index, state.done, *clock))
+            progress(_share(count, *clock, done, plan, len(requests)))
             if done.all() or count >= bucket.budget:
                 break
             if index == context:
@@ -346,7 +351,34 @@ class Sampler:
         output = jax.device_get(state.output)[: len(requests), : int(count)]
         return [Result(self._strip(ids), bucket, row) for row, ids in enumerate(output)]
 
-    def _plan(self, requests: Sequence[Request], bucket: Bucket, begin: jax.Array) -> Plan:
+    def _clock(self, requests: Sequence[Request], bucket: Bucket) -> GrammarState:
+        """The clocks after the prompts, with the limits of what is new."""
+        clock = constraints.start(self.grammar, [request.prompt for request in requests], self.spec.pad)
+        polyphony = [request.settings.polyphony or MAX_POLYPHONY + 1 for request in requests]
+        asked = [request.programs is None or DRUMS in request.programs for request in requests]
+        return clock._replace(
+            ends=clock.ends if bucket.counted else clock.ends[:, :0],
+            polyphony=jnp.asarray(polyphony, jnp.int32),
+            drums=clock.drums & jnp.asarray(asked),
+        )
+
+    def _limits(self, requests: Sequence[Request], clock: GrammarState) -> Limits:
+        begin = jnp.copy(clock.seconds)  # the original is donated with the state
+        seconds = jnp.asarray([request.settings.seconds for request in requests], jnp.float32)
+        bars = np.array([request.settings.bars or constraints.ENDLESS for request in requests], np.int32)
+        begun = np.array([len(request.prompt) > 0 for request in requests])  # a bar that a prompt has begun is not new
+        begin_bar = jnp.maximum(clock.bar, 0) + begun
+        every = range(DRUMS + 1)
+        programs = [every if request.programs is None else request.programs for request in requests]
+        return Limits(
+            begin=begin,
+            end=begin + seconds,
+            begin_bar=begin_bar,
+            end_bar=begin_bar + bars,
+            playable=jnp.asarray(np.stack([self.grammar.playable(each) for each in programs])),
+        )
+
+    def _plan(self, requests: Sequence[Request], bucket: Bucket, clock: GrammarState) -> Plan:
         """Arrays of a row a request."""
 
         def column(name: str, dtype) -> jax.Array:
@@ -377,8 +409,7 @@ class Sampler:
             scales=jnp.asarray(table[1:]),
             conditions=conditions,
             max_tokens=column("max_tokens", jnp.int32),
-            begin=begin,
-            end=begin + column("seconds", jnp.float32),
+            limits=self._limits(requests, clock),
         )
 
     def _open_window(self, state: DecodeState, plan: Plan, keep: int, slots: int) -> DecodeState:
@@ -408,8 +439,10 @@ def _power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def _share(count, seconds, done, plan: Plan, rows: int) -> float:
+def _share(count, seconds, bar, done, plan: Plan, rows: int) -> float:
     """The share of the work done: that of the slowest row, by its clock or by its tokens, whichever is further."""
-    begin, end, max_tokens = (np.asarray(x)[:rows] for x in (plan.begin, plan.end, plan.max_tokens))
-    share = np.maximum((seconds[:rows] - begin) / (end - begin), count / max_tokens)
-    return float(np.min(np.where(done[:rows], 1, np.clip(share, 0, 1))))
+    limits, max_tokens = jax.device_get((plan.limits, plan.max_tokens))
+    share = (seconds - limits.begin) / (limits.end - limits.begin)
+    share = np.maximum(share, (bar - limits.begin_bar) / (limits.end_bar - limits.begin_bar))
+    share = np.maximum(share, count / max_tokens)
+    return float(np.min(np.where(done, 1, np.clip(share, 0, 1))[:rows]))
