@@ -11,6 +11,8 @@ MAY_USE = {
     "music": {"tokens"},
     "model": set(),
     "data": {"tokens"},
+    "pretrained": set(),
+    "text": {"pretrained"},
     "parallel": {"model"},
     "training": {"tokens", "data", "model", "parallel"},
     "sampling": {"tokens", "music", "data", "model", "parallel", "training"},
