@@ -184,7 +184,7 @@ def _few(names: list[str]) -> str:
 
 
 def find_checkpoint(source: str) -> Path:
-    """The folder of a checkpoint: a local one, or a name on the Hugging Face hub (NAME or NAME@REVISION), downloaded once.
+    """The folder of a checkpoint: a local one, or NAME or NAME@REVISION on the Hugging Face hub, downloaded once.
 
     UserError if there is no such folder or name, or it is not on this machine and cannot be downloaded.
     """

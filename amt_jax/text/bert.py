@@ -16,9 +16,8 @@ from flax import nnx
 
 from amt_jax.errors import UserError
 from amt_jax.pretrained import bert
-from amt_jax.text.encoder import POOLINGS, Encoder
+from amt_jax.text.encoder import LENGTH, Encoder
 
-LENGTH = 32  # tokens; captions have about 20
 ROWS = (1, 8, 64)  # texts a call; a single one is what generation asks for
 STEP = 8  # a text is padded to a multiple of it
 
@@ -42,15 +41,13 @@ class BertEncoder(Encoder):
         self.length, self.width = length, config.hidden_size
         reference = bert.load_tokenizer(folder, config.vocab_size)
         self._casefold = bool(getattr(reference, "do_lower_case", False))
-        self._tokenize: Callable[[Sequence[str]], list[list[int]]]
+        self._tokenize: Callable[[Sequence[str]], list[list[int]]] = functools.partial(_tokenize, reference, length)
         if tokenizer == "tf_text":
             from amt_jax.text.tf_text import TfTextTokenizer
 
-            self._tokenize = TfTextTokenizer(reference, length)
-        else:
-            self._tokenize = functools.partial(_tokenize, reference, length)
+            self._tokenize = TfTextTokenizer(reference, self._tokenize, length)
         self._content = {
-            "weights": hashlib.file_digest(open(folder / "model.safetensors", "rb"), "sha256").hexdigest(),
+            "weights": _sha256(folder / "model.safetensors"),
             "vocabulary": hashlib.sha256(json.dumps(reference.get_vocab(), sort_keys=True).encode()).hexdigest(),
             "config": dataclasses.asdict(config),
             "casefold": self._casefold,
@@ -92,11 +89,17 @@ def _tokenize(tokenizer: Any, length: int, texts: Sequence[str]) -> list[list[in
 
 
 def _pooling(folder: Path) -> str:
-    """What the checkpoint says, in the way of sentence-transformers, else the mean."""
-    try:
-        modes = json.loads((folder / "1_Pooling" / "config.json").read_text())
-    except OSError:
+    """What the checkpoint says in the way of sentence-transformers, the mean if it says nothing."""
+    path = folder / "1_Pooling" / "config.json"
+    if not path.exists():
         return "mean"
-    said = "cls" if modes.get("pooling_mode_cls_token") else "mean"
-    assert said in POOLINGS
-    return said
+    modes = json.loads(path.read_text(encoding="utf-8"))
+    for pooling, mode in (("cls", "pooling_mode_cls_token"), ("mean", "pooling_mode_mean_tokens")):
+        if modes.get(mode):
+            return pooling
+    raise UserError(f"{path} names a pooling that is not known here; choose --pooling=mean or --pooling=cls")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -23,6 +23,7 @@ FILE = "encoder.json"
 SCHEMA = 1
 POOLINGS = ("mean", "cls")
 TFIDF = "tfidf"
+LENGTH = 32  # tokens of a text; captions have about 20
 
 
 class States(NamedTuple):
@@ -103,11 +104,11 @@ class Encoder(abc.ABC):
 
 
 def clean(text: str) -> str:
-    """The front end of all encoders: one spelling a character (NFKC), no control or format characters, single spaces."""
+    """The front end of all encoders: one spelling a character (NFKC), nothing invisible, single spaces."""
     if text.isascii() and text.isprintable():
         return " ".join(text.split())
     text = " ".join(unicodedata.normalize("NFKC", text).split())
-    return "".join(each for each in text if unicodedata.category(each) not in ("Cc", "Cf", "Cs")).strip()
+    return "".join(each for each in text if unicodedata.category(each)[0] != "C").strip()
 
 
 def load_encoder(folder: str | os.PathLike, source: str | None = None) -> Encoder:

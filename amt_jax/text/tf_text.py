@@ -5,7 +5,7 @@ The only module that imports TensorFlow, which takes seconds and gigabytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from amt_jax.errors import UserError
@@ -14,8 +14,10 @@ from amt_jax.errors import UserError
 class TfTextTokenizer:
     """Texts -> their ids between the two specials, at most `length` of them."""
 
-    def __init__(self, reference: Any, length: int):
-        """`reference` is the checkpoint's tokenizer of transformers; UserError if it is not BERT's word pieces."""
+    def __init__(self, reference: Any, slow: Callable[[Sequence[str]], list[list[int]]], length: int):
+        """`slow` tokenizes what is not ASCII: there the two libraries know different versions of Unicode.
+
+        `reference` is the checkpoint's tokenizer of transformers; UserError if it is not BERT's word pieces."""
         vocabulary = sorted(reference.get_vocab().items(), key=lambda item: item[1])
         if type(reference).__name__ != "BertTokenizer" or [id for _, id in vocabulary] != list(range(len(vocabulary))):
             raise UserError("--tokenizer=tf_text reads BERT's word pieces only, not this checkpoint's; leave it out")
@@ -27,7 +29,7 @@ class TfTextTokenizer:
                 f"--tokenizer=tf_text needs tensorflow-text ({error}); pip install 'amt_jax[text]'"
             ) from error
         self._tf = tf
-        self._length = length
+        self._slow, self._length = slow, length
         self._specials = reference.cls_token_id, reference.sep_token_id
         self._tokenizer = tensorflow_text.FastBertTokenizer(
             vocab=[word for word, _ in vocabulary],
@@ -38,5 +40,9 @@ class TfTextTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         first, last = self._specials
-        ids = self._tokenizer.tokenize(self._tf.constant(list(texts), self._tf.string))
-        return [[first, *each, last] for each in ids.merge_dims(1, -1)[:, : self._length - 2].to_list()]
+        plain = [text for text in texts if text.isascii()]
+        other = [text for text in texts if not text.isascii()]
+        ids = self._tokenizer.tokenize(self._tf.constant(plain, self._tf.string)).merge_dims(1, -1)
+        fast = iter(ids[:, : self._length - 2].to_list())
+        slow = iter(self._slow(other) if other else ())
+        return [[first, *next(fast), last] if text.isascii() else next(slow) for text in texts]

@@ -16,9 +16,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTo
 GOLDENS = Path(__file__).parent / "goldens"
 ACTIVATIONS = ("gelu", "gelu_new", "quick_gelu", "relu", "silu")
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [f"[unused{index}]" for index in range(50)]
-WORDS = (
-    "a the sad happy slow fast jazz ballad waltz folk tune with piano and violin in minor major key of at bpm".split()
-)
+WORDS = "a the sad happy slow fast jazz ballad waltz folk tune with piano and violin in minor major key of at bpm"
 TEXTS = (
     "A sad jazz ballad with piano and violin",
     "a happy folk tune in G major at 120 BPM",
@@ -32,7 +30,8 @@ def main() -> None:
     folder = GOLDENS / "bert"
     folder.mkdir(parents=True, exist_ok=True)
     letters = "abcdefghijklmnopqrstuvwxyz0123456789,.;&"
-    vocabulary = SPECIALS + WORDS + [each for each in letters if each not in WORDS] + [f"##{each}" for each in letters]
+    words = WORDS.split()
+    vocabulary = SPECIALS + words + [each for each in letters if each not in words] + [f"##{each}" for each in letters]
     BertTokenizer(vocab={word: index for index, word in enumerate(vocabulary)}).save_pretrained(folder)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     config = BertConfig(vocab_size=len(vocabulary), **sizes, max_position_embeddings=40, initializer_range=0.2)
