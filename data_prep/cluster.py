@@ -59,6 +59,7 @@ def fit(pooled: np.ndarray, ks: Sequence[int], seed: int, digest: str) -> Cluste
     """Clusters of vectors for the K with the best silhouette; UserError if there are too few to divide. [N, D]"""
     from sklearn.cluster import KMeans
     from sklearn.metrics import silhouette_score
+    from threadpoolctl import threadpool_limits
     from tqdm import tqdm
 
     from amt_jax.text.clusters import Clusters, normalise
@@ -69,10 +70,12 @@ def fit(pooled: np.ndarray, ks: Sequence[int], seed: int, digest: str) -> Cluste
     if not tried:
         raise UserError(f"{different} different captions cannot be divided into {ks[0]} clusters; encode more captions")
     found = {}
-    for k in tqdm(tried, desc="K-means", unit="K", delay=2):
-        means = KMeans(k, n_init=STARTS, random_state=seed).fit(unit)
-        sample = SAMPLE if len(unit) > SAMPLE else None
-        found[k] = silhouette_score(unit, means.labels_, sample_size=sample, random_state=seed), means
+    # On one thread: the same sums on any machine, and where others are at work, many times faster than on all.
+    with threadpool_limits(1):
+        for k in tqdm(tried, desc="K-means", unit="K", delay=2):
+            means = KMeans(k, n_init=STARTS, random_state=seed).fit(unit)
+            sample = SAMPLE if len(unit) > SAMPLE else None
+            found[k] = silhouette_score(unit, means.labels_, sample_size=sample, random_state=seed), means
     best = max(found, key=lambda k: found[k][0])
     means = found[best][1]
     sizes = np.bincount(means.labels_, minlength=best)

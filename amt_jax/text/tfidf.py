@@ -1,4 +1,4 @@
-"""TF-IDF: a text as weights of words and pairs of words, fitted on captions; needs no download."""
+"""TF-IDF: a text as weights of its words, fitted on captions; needs no download."""
 
 from __future__ import annotations
 
@@ -55,10 +55,11 @@ class TfidfEncoder(Encoder):
 def _vectorizer(**choices: Any) -> TfidfVectorizer:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    # One letter is a word here, and may be sharp: keys ("a minor", "c# minor") and time signatures count.
+    # One letter is a word here, and may be sharp: "c# minor". Without stop words, captions are near each other by what
+    # they speak of, not by how their sentences are built; pairs of words would bring those back.
     return TfidfVectorizer(
         token_pattern=r"\w+#?",
-        ngram_range=(1, 2),
+        stop_words="english",
         sublinear_tf=True,
         preprocessor=str.casefold,
         dtype=np.float32,
