@@ -199,7 +199,7 @@ def find_checkpoint(source: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
     except Exception as error:  # whatever its HTTP library had to say
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])
         raise UserError(
             f"cannot get {source!r} from the Hugging Face hub ({reason}); check the name and the network, or copy the "
             f"checkpoint ({', '.join(FILES[:2])} and its tokenizer) into a folder and name that, or use tfidf"

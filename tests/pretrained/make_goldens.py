@@ -42,7 +42,7 @@ def main() -> None:
             if "LayerNorm" in name or name.endswith("bias"):
                 parameter.add_(0.2 * torch.randn_like(parameter))
     model.save_pretrained(folder)
-    golden = {}
+    golden = {"texts": np.array(TEXTS)}
     for name in ACTIVATIONS:
         changed = BertModel(BertConfig(**{**config.to_dict(), "hidden_act": name}), add_pooling_layer=False).eval()
         changed.load_state_dict(model.state_dict())
