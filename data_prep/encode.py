@@ -63,17 +63,18 @@ def encode(dataset: Path, card: Card, args: argparse.Namespace) -> None:
     _recover(folder, work)
     captions, empty = collect(dataset, card)
     if empty:
-        print(f"{empty} captions are empty and left out")
+        print(f"empty captions, left out: {empty}")
     if not captions:
         raise UserError(
             f"no record of {args.dataset} has a caption; prepare it with python -m data_prep.midi --descriptions=…"
         )
     old = _open(folder)
-    encoder = _encoder(args, captions, folder if old else None)
+    encoder = _encoder(args, captions, old)
     if old and old.card.digest != encoder.digest:
         print(f"{old.card.encoder!r} encoded these captions before; that table is replaced")
         old = None
     if old and old.captions == tuple(captions):
+        shutil.rmtree(work, ignore_errors=True)
         print(f"nothing new: {len(old)} captions are encoded by {old.card.encoder!r} in {folder}")
         return
     new = [caption.text for caption in captions if not (old and caption.text in old)]
@@ -131,16 +132,16 @@ def _open(folder: Path) -> CaptionTable | None:
     return table
 
 
-def _encoder(args: argparse.Namespace, captions: Sequence[Caption], fitted: Path | None) -> Encoder:
-    """The encoder asked for; a TF-IDF that lies in `fitted` stays."""
+def _encoder(args: argparse.Namespace, captions: Sequence[Caption], old: CaptionTable | None) -> Encoder:
+    """The encoder asked for; a TF-IDF that the old table was made by stays."""
     if args.encoder != TFIDF:
         from amt_jax.text.bert import BertEncoder
 
         return BertEncoder(args.encoder, pooling=args.pooling, length=args.max_tokens, tokenizer=args.tokenizer)
     from amt_jax.text.tfidf import TfidfEncoder
 
-    if fitted and (encoder := load_encoder(fitted)).kind == TFIDF:
-        return encoder
+    if old and old.card.encoder == TFIDF:
+        return load_encoder(old.folder)
     train = [caption.text for caption in captions if caption.train]
     if not train:
         raise UserError("no record of the train split has a caption, so there is nothing to fit TF-IDF on")
@@ -258,9 +259,9 @@ def _summary(folder: Path, new: int, seconds: float) -> None:
         f"{len(table)} captions ({card.human} human), {card.tokens / len(table):.1f} states of {card.width} on average"
     )
     if card.length > 1 and (full := int((table.lengths == card.length).sum())):
-        print(f"{full} captions fill --max-tokens={card.length}; their words after that are not read")
+        print(f"captions that fill --max-tokens={card.length}, so that words after that are not read: {full}")
     if silent := int((table.lengths == 0).sum()):
-        print(f"{silent} captions have no word that the encoder knows: they say nothing to a model")
+        print(f"captions without a word that the encoder knows, which say nothing to a model: {silent}")
     print(f"the table is {folder}; next, if semantic tokens are wanted:")
     print(f"  python -m data_prep.cluster --dataset={folder.parent}")
 
