@@ -26,7 +26,7 @@ HARD = (
     "Éclair café naïve e\u0301",
     "日本の音楽 piano",
     "🎹🎷 emoji 👨‍👩‍👧",
-    "ﬁne ½ Ⅷ ２",
+    "ﬁne ½ Ⅷ \uff12",
     "straße ΣΊΣΥΦΟΣ İstanbul",
     "[SEP] a [MASK] b [UNK]",
     "a" * 101,
