@@ -12,6 +12,8 @@ MAY_USE = {
     "text": {"music", "pretrained"},
     "model": set(),
     "data": {"tokens"},
+    "pretrained": set(),
+    "text": {"pretrained"},
     "parallel": {"model"},
     "training": {"tokens", "data", "model", "parallel"},
     "sampling": {"tokens", "music", "text", "data", "model", "parallel", "training"},
