@@ -1,0 +1,243 @@
+"""Names: titles and artists, as files, folders and web pages spell them, made comparable.
+
+Scores are 0..100 as rapidfuzz's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterator
+
+from anyascii import anyascii
+from rapidfuzz import fuzz
+
+_EXTENSION = re.compile(r"\.(midi?|kar)$", re.I)
+_COPY = re.compile(r"^copy of |(?<!\bno)(?<!\bop)(?<!\bnr)(?<!\bpt)(?<!\bkv)(?<!bwv)\.\d{1,2}$| ?\(\d\)$|(?<=\D)-\d$", re.I)
+_TRACK = re.compile(r"^(0\d|\d{1,3} ?[.)-](?! ?\d)|\d{1,3} - )[ .)-]*(?=\w)")  # "01 Help", "7. Help", "12 - 99 Red"
+_NUMBER_FIRST = re.compile(r"^\d{1,2} +(?=\w)")  # a track's number or the title's: "12 Time", "99 Luftballons"
+_BRACKETS = re.compile(r"[(\[{]([^()\[\]{}]*)[)\]}]")
+_GUESTS = re.compile(r"[(\[]? ?\b(feat|ft|featuring)\b.*", re.I)
+_PERFORMED_BY = re.compile(r"(?:in the style of|made (?:famous|popular) by|performed by|^(?:originally )?by) (.*)", re.I)
+_OF_ARTIST = re.compile(r"^(.*?) ?\b(?:song|single|album|composition|instrumental|EP)\b", re.I)
+_NOISE = frozenset(
+    "acoustic album clean cover demo dub edit edition explicit extended gm hd instrumental karaoke kar lyrics midi mix "
+    "mono official radio remaster remastered remix rerecorded seq sequenced single song soundtrack stereo studio "
+    "unplugged version video xg".split()
+)
+_UNKNOWN = frozenset(
+    ["", "unknown", "unknown artist", "various", "various artists", "va", "misc", "miscellaneous", "none", "n a", "karaoke"]
+    + ["anonymous", "anon", "traditional", "trad", "untitled", "no artist", "midi", "and"]
+)
+_NO_TITLE = re.compile(r"^(track|untitled|unknown|song|midi|title|new|sequence|no title)?( ?\d+)*$")
+_WORDS = dict(zip("one two three four five six seven eight nine ten".split(), map(str, range(1, 11)), strict=True))
+_WORDS |= dict(zip("ii iii iv vi vii viii ix xi xii xvi".split(), "2 3 4 6 7 8 9 11 12 16".split(), strict=True))
+_WORDS |= {"n": "and", "pt": "part", "vol": "volume", "kv": "k", "nr": "no", "movement": "mvt"}
+# Numbers that catalogues give: one names one work (an opus often holds several).
+_CATALOGUE = re.compile(r"\b(bwv|hwv|rv|woo|twv|hob(?: \d+)?|k|d|s) (\d{2,4}|(?<=hob \d )\d+)\b")
+_KEY = re.compile(
+    r"\b(?:in )?(?:([a-h])(?: (flat|sharp))?|(cis|des|dis|es|fis|ges|gis|as|ais)) (major|minor|maj|min|dur|moll)\b"
+    r"|\bin ([a-g])(?: (flat|sharp))?(?= \d| bwv| op| k | no |$)"
+)
+_GERMAN = {"cis": "c sharp", "des": "d flat", "dis": "d sharp", "es": "e flat", "fis": "f sharp", "ges": "g flat"}
+_GERMAN |= {"gis": "g sharp", "as": "a flat", "ais": "a sharp"}
+
+
+def plain(text: str) -> str:
+    """Lower-case ASCII words and numbers with a space between: "Déjà_Vu (Pt. II)" -> "deja vu part 2"."""
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", anyascii(text))  # "MoonRiver"; Chinese comes as "QingTian"
+    text = re.sub(r"\b([a-g])#", r"\1 sharp", text.lower().replace("'", "").replace("&", " and "))
+    return " ".join(_WORDS.get(word, word) for word in re.findall(r"[a-z]+|\d+", text))
+
+
+@dataclasses.dataclass(frozen=True)
+class Title:
+    """What of a title is compared.
+
+    Attributes:
+      words: plain words without articles and key.
+      numbers: the numbers among them.
+      catalogue: ("bwv", "846") for a work that a catalogue numbers.
+      key: "c minor", if it is named.
+    """
+
+    words: str
+    numbers: frozenset[str]
+    catalogue: tuple[str, str] | None
+    key: str
+
+    @classmethod
+    @functools.lru_cache(maxsize=1 << 18)
+    def of(cls, text: str) -> Title:
+        words = plain(text)
+        found = _KEY.search(words)
+        key = _key(found) if found else ""
+        bare = _KEY.sub(" ", words).split()
+        bare = [word for word in bare if word not in ("the", "a", "an")] or words.split()
+        catalogue = _CATALOGUE.search(" ".join(bare))
+        numbers = frozenset(word for word in bare if word.isdigit())
+        return cls(" ".join(bare), numbers, catalogue and catalogue.groups(), key)
+
+    @property
+    def compact(self) -> str:
+        return self.words.replace(" ", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """One way to understand a name.
+
+    Attributes:
+      artist: "" if it is unknown.
+      sure: False if something was guessed: which half of "X - Y" is the title, say.
+    """
+
+    title: Title
+    artist: str
+    sure: bool
+
+
+def readings(title: str, artist: str) -> tuple[Reading, ...]:
+    """The ways to read a title and an artist, the most literal first; none if there is no title to speak of."""
+    found = {}
+    for words, by, sure in _readings(title, artist):
+        words, by = Title.of(words), plain(by)
+        by = "" if by in _UNKNOWN else by
+        if not _NO_TITLE.match(words.words) or (words.words.isdigit() and by):
+            found.setdefault((words, by), Reading(words, by, sure))
+    return tuple(found.values())
+
+
+def _readings(title: str, artist: str) -> Iterator[tuple[str, str, bool]]:
+    """Title, artist, and whether that is sure."""
+    title = _EXTENSION.sub("", title.strip())
+    dashed = title.replace("_", " ").strip()
+    for _ in range(2):
+        dashed = _COPY.sub("", dashed).strip()
+    numbered = _TRACK.sub("", dashed)
+    guestless = _GUESTS.sub("", numbered).strip() or numbered
+    inside = [each.strip() for each in _BRACKETS.findall(guestless)]
+    kept = _BRACKETS.sub(lambda each: " " if _is_noise(each[1]) else each[0], guestless)
+    bare = _BRACKETS.sub(" ", guestless)
+    if "karaoke" in plain(artist) or not artist:
+        artist = ""
+    for text in dict.fromkeys((kept, bare)):
+        parts = [part.strip() for part in re.split(r"\s+[-–—~]+\s+", text)]
+        parts = [part for i, part in enumerate(parts) if part and not (_is_suffix(part) and (i or len(parts) > 2))]
+        if len(parts) < 2 and not artist and text.count("-") == 1:
+            parts = [part.strip() for part in text.split("-") if part.strip()]
+        yield " ".join(parts), artist, True
+        if len(parts) > 1:
+            yield parts[-1], parts[0], False
+            yield parts[0], parts[-1], False
+            yield parts[-1], artist, False
+            yield parts[0], artist, False
+        if _NUMBER_FIRST.match(text):
+            yield _NUMBER_FIRST.sub("", text), artist, False
+        if " by " in text:
+            yield *text.rsplit(" by ", 1), False
+    for each in inside:
+        if by := _PERFORMED_BY.search(each):
+            yield bare, by[1], True
+        elif of := _OF_ARTIST.search(each):
+            yield bare, of[1] if of[1] and not artist else artist, True
+        elif not _is_noise(each):
+            yield each, artist, False
+            if not artist:
+                yield bare, each, False
+    if artist:
+        yield artist, title, False
+
+
+def title_score(a: Title, b: Title) -> float:
+    """How likely two titles name one piece; 0 where a number, a key or a word contradicts it."""
+    if a.key and b.key and a.key != b.key:
+        return 0.0
+    if a.catalogue and b.catalogue and a.catalogue[0] == b.catalogue[0]:
+        return 95.0 if a.catalogue == b.catalogue else 0.0
+    fewer, more = sorted((a.numbers, b.numbers), key=len)
+    if not fewer <= more or ("medley" in a.words) != ("medley" in b.words):
+        return 0.0
+    words = a.words.split(), b.words.split()
+    if fewer and (set(words[0]) <= set(words[1]) or set(words[1]) <= set(words[0])):
+        return max(92.0, fuzz.ratio(a.words, b.words))
+    together = fuzz.ratio(a.compact, b.compact)
+    score = max(together, fuzz.ratio(a.words, b.words), fuzz.token_sort_ratio(a.words, b.words) - 3)
+    if together < 95 and _other_word(*words) and _other_word(*reversed(words)):
+        return 0.0
+    return score - 8 * (fewer != more)
+
+
+def artist_score(a: str, b: str) -> float:
+    """How likely two plain names of artists are one, or one is among the other's."""
+    whole = max(fuzz.ratio(_the(a).replace(" ", ""), _the(b).replace(" ", "")), fuzz.token_sort_ratio(_the(a), _the(b)))
+    if whole >= 95:
+        return whole
+    parts = max((fuzz.ratio(x, y) - 5 for x in _members(a) for y in _members(b)), default=0.0)
+    return max(whole if not _contradict(a, b) else 0.0, parts, _surname_score(_the(a).split(), _the(b).split()))
+
+
+def together_score(title: Title, other: Title, artist: str) -> float:
+    """How likely a title without an artist holds both: "dire straits money for nothing"."""
+    names = artist.split()
+    if other.words in title.words and other.numbers <= title.numbers | set(names):
+        return fuzz.token_sort_ratio(title.words, f"{_the(artist)} {other.words}")
+    return 0.0
+
+
+def _other_word(words: list[str], others: list[str]) -> bool:
+    """Whether one of the words is like none of the others, not even misspelt."""
+    return any(max((fuzz.ratio(word, other) for other in others), default=0.0) < 60 for word in words)
+
+
+def _members(artist: str) -> list[str]:
+    """Those whom a name joins: "bob marley and the wailers" -> bob marley, wailers."""
+    parts = re.split(r"\b(?:feat|ft|featuring|with|vs|and)\b", artist)
+    return [_the(part.strip()) for part in parts if len(part.strip()) > 2]
+
+
+def _surname_score(a: list[str], b: list[str]) -> float:
+    """Persons by surname and as much of the first names as there is: "j s bach", "bach"."""
+    alike = fuzz.ratio(a[-1], b[-1])
+    if alike < 100 and (alike < 82 or min(len(a[-1]), len(b[-1])) < 9):
+        return 0.0
+    if len(a) == 1 or len(b) == 1:
+        return alike - 8 if len(a[-1]) > 3 else 0.0
+    first = [each for each in zip(a[:-1], b[:-1], strict=False)]
+    same = all(
+        x[0] == y[0] and (1 in (len(x), len(y)) or fuzz.ratio(x, y) >= 60) for x, y in first
+    )
+    return alike - 6 if same else 0.0
+
+
+def _contradict(a: str, b: str) -> bool:
+    """Whether two names share the last word but begin with other letters: "c p e bach", "j s bach"."""
+    a, b = a.split(), b.split()
+    return len(a) > 1 and len(b) > 1 and a[-1] == b[-1] and a[0][0] != b[0][0]
+
+
+def _the(name: str) -> str:
+    return " ".join(word for word in name.split() if word != "the") or name
+
+
+def _is_noise(text: str) -> bool:
+    """Whether what stands in brackets is about the recording, or says what kind of thing the name is."""
+    words = plain(text).split()
+    return not words or bool(_NOISE.intersection(words)) or words[0] in ("live", "from", "with") or words[-1] == "live"
+
+
+def _is_suffix(text: str) -> bool:
+    """Whether what stands behind a dash is about the recording or a track's number."""
+    words = plain(text).split()
+    return all(word in _NOISE or word.isdigit() or word == "live" for word in words) or words[:2] in (
+        ["live", "at"],
+        ["live", "in"],
+        ["live", "from"],
+    )
+
+
+def _key(found: re.Match[str]) -> str:
+    letter, accidental, german, mode, bare, bare_accidental = found.groups()
+    tonic = _GERMAN[german] if german else f"{letter or bare} {accidental or bare_accidental or ''}".strip()
+    return f"{tonic} {'minor' if mode in ('minor', 'min', 'moll') else 'major'}"
