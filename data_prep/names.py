@@ -36,6 +36,7 @@ _WORDS |= dict(zip("ii iii iv vi vii viii ix xi xii xvi".split(), "2 3 4 6 7 8 9
 _WORDS |= {"n": "and", "pt": "part", "vol": "volume", "kv": "k", "nr": "no", "movement": "mvt"}
 # Numbers that catalogues give: one names one work (an opus often holds several).
 _CATALOGUE = re.compile(r"\b(bwv|hwv|rv|woo|twv|hob(?: \d+)?|k|d|s) (\d{2,4}|(?<=hob \d )\d+)\b")
+_NUMBERED = re.compile(r"\b(op|no) \d")
 _KEY = re.compile(
     r"\b(?:in )?(?:([a-h])(?: (flat|sharp))?|(cis|des|dis|es|fis|ges|gis|as|ais)) (major|minor|maj|min|dur|moll)\b"
     r"|\bin ([a-g])(?: (flat|sharp))?(?= \d| bwv| op| k | no |$)"
@@ -57,12 +58,14 @@ class Title:
 
     Attributes:
       words: plain words without articles and key.
+      compact: the same without spaces, as "Moonriver" and "Moon River" are one.
       numbers: the numbers among them.
       catalogue: ("bwv", "846") for a work that a catalogue numbers.
       key: "c minor", if it is named.
     """
 
     words: str
+    compact: str
     numbers: frozenset[str]
     catalogue: tuple[str, str] | None
     key: str
@@ -77,11 +80,7 @@ class Title:
         bare = [word for word in bare if word not in ("the", "a", "an")] or words.split()
         catalogue = _CATALOGUE.search(" ".join(bare))
         numbers = frozenset(word for word in bare if word.isdigit())
-        return cls(" ".join(bare), numbers, catalogue and catalogue.groups(), key)
-
-    @property
-    def compact(self) -> str:
-        return self.words.replace(" ", "")
+        return cls(" ".join(bare), "".join(bare), numbers, catalogue and catalogue.groups(), key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +103,7 @@ def readings(title: str, artist: str) -> tuple[Reading, ...]:
     for words, by, sure in _readings(title, artist):
         words, by = Title.of(words), plain(by)
         by = "" if by in _UNKNOWN else by
-        if not _NO_TITLE.match(words.words) or (words.words.isdigit() and by):
+        if words.words and (by or not _NO_TITLE.match(words.words)):
             found.setdefault((words, by), Reading(words, by, sure))
     return tuple(found.values())
 
@@ -152,19 +151,16 @@ def _readings(title: str, artist: str) -> Iterator[tuple[str, str, bool]]:
 
 def title_score(a: Title, b: Title) -> float:
     """How likely two titles name one piece; 0 where a number, a key or a word contradicts it."""
-    if a.key and b.key and a.key != b.key:
-        return 0.0
     if a.catalogue and b.catalogue and a.catalogue[0] == b.catalogue[0]:
         return 95.0 if a.catalogue == b.catalogue else 0.0
     fewer, more = sorted((a.numbers, b.numbers), key=len)
-    if not fewer <= more or ("medley" in a.words) != ("medley" in b.words):
+    if not fewer <= more or (a.key and b.key and a.key != b.key) or ("medley" in a.words) != ("medley" in b.words):
         return 0.0
+    score = fuzz.ratio(a.compact, b.compact)
     words = a.words.split(), b.words.split()
-    if fewer and (set(words[0]) <= set(words[1]) or set(words[1]) <= set(words[0])):
-        return max(92.0, fuzz.ratio(a.words, b.words))
-    together = fuzz.ratio(a.compact, b.compact)
-    score = max(together, fuzz.ratio(a.words, b.words), fuzz.token_sort_ratio(a.words, b.words) - 3)
-    if together < 95 and _other_word(*words) and _other_word(*reversed(words)):
+    if fewer and _NUMBERED.search(a.words) and (set(words[0]) <= set(words[1]) or set(words[1]) <= set(words[0])):
+        return max(92.0, score)
+    if 60 < score < 95 and _other_word(*words) and _other_word(*reversed(words)):
         return 0.0
     return score - 8 * (fewer != more)
 
@@ -203,7 +199,7 @@ def _surname_score(a: list[str], b: list[str]) -> float:
     if alike < 100 and (alike < 82 or min(len(a[-1]), len(b[-1])) < 9):
         return 0.0
     if len(a) == 1 or len(b) == 1:
-        return alike - 8 if len(a[-1]) > 3 else 0.0
+        return alike - 5 if len(a[-1]) > 3 else 0.0
     first = [each for each in zip(a[:-1], b[:-1], strict=False)]
     same = all(
         x[0] == y[0] and (1 in (len(x), len(y)) or fuzz.ratio(x, y) >= 60) for x, y in first

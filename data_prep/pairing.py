@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from data_prep import names
 
-_ALIKE = 75  # compact titles less alike than this are not looked at
 _CLOSE = 0.04  # of confidence: a second as near as this makes a pair ambiguous
 _CELLS = 10**8  # of a table of similarities, a byte each
 _ONLY_TITLE = 0.7  # what a title is worth without an artist
@@ -86,7 +85,7 @@ def pair(midis: Sequence[Song], texts: Sequence[Song], trust: Sequence[float], l
     """
     index = _Index(texts)
     songs = {song: names.readings(song.title, song.artist) for song in midis}
-    candidates = index.candidates(songs)
+    candidates = index.candidates(songs, limits.title)
     verdicts = {}
     for song, readings in tqdm(songs.items(), desc="comparing names", unit="song", delay=2):
         verdicts[song] = _decide(song, readings, sorted(candidates.get(song, ())), index, trust, limits)
@@ -99,25 +98,29 @@ class _Index:
     def __init__(self, texts: Sequence[Song]):
         self.texts = texts
         self.readings = [names.readings(text.title, text.artist) for text in texts]
-        self._compact, self._works = defaultdict(set), defaultdict(set)
+        self._titles, self._together, self._works = defaultdict(set), defaultdict(set), defaultdict(set)
         for number, readings in enumerate(self.readings):
             for reading in readings:
-                for key in (reading.title.compact, *_together(reading)):
-                    self._compact[key].add(number)
+                self._titles[reading.title.compact].add(number)
+                for key in _together(reading):
+                    self._together[key].add(number)
                 for key in _works(reading):
                     self._works[key].add(number)
 
-    def candidates(self, songs: Mapping[Song, Sequence[names.Reading]]) -> Mapping[Song, set[int]]:
-        """Texts that are worth a comparison, a song."""
-        found, keys = defaultdict(set), defaultdict(list)
+    def candidates(self, songs: Mapping[Song, Sequence[names.Reading]], score: float) -> Mapping[Song, set[int]]:
+        """Texts that are worth a comparison, a song: those whose titles score enough, and works with its numbers."""
+        found, titles, alone = defaultdict(set), defaultdict(list), defaultdict(list)
         for song, readings in songs.items():
             for reading in readings:
-                keys[reading.title.compact].append(song)
+                titles[reading.title.compact].append(song)
+                if not reading.artist:
+                    alone[reading.title.compact].append(song)
                 for work in _works(reading):
                     found[song] |= self._works.get(work, set())
-        for key, like in _alike(sorted(keys, key=_by_length), sorted(self._compact, key=_by_length)):
-            for song in keys[key]:
-                found[song] |= self._compact[like]
+        for keys, texts in ((titles, self._titles), (alone, self._together)):
+            for key, like in _alike(sorted(keys, key=_by_length), sorted(texts, key=_by_length), score):
+                for song in keys[key]:
+                    found[song] |= texts[like]
         return found
 
 
@@ -208,17 +211,17 @@ def _together(reading: names.Reading) -> Iterator[str]:
         yield reading.title.compact + artist
 
 
-def _alike(keys: Sequence[str], others: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of similar strings; both sorted by length, as alike strings are about as long."""
+def _alike(keys: Sequence[str], others: Sequence[str], score: float) -> Iterator[tuple[str, str]]:
+    """Pairs of strings that score enough; both sorted by length, as alike strings are about as long."""
     lengths = np.array([len(other) for other in others])
     step = max(1, _CELLS // max(1, len(others)))
     for start in tqdm(range(0, len(keys), step), desc="looking for titles alike", unit="block", delay=2):
         block = keys[start : start + step]
-        # An indel similarity of s needs a shorter string of at least s / (2 - s) times the longer one's length.
-        share = _ALIKE / (200 - _ALIKE)
+        # An indel similarity of s % needs a shorter string of at least s / (200 - s) of the longer one's length.
+        share = score / (200 - score)
         low, high = np.searchsorted(lengths, [len(block[0]) * share, len(block[-1]) / share + 1])
         near = others[low:high]
-        table = process.cdist(block, near, scorer=fuzz.ratio, score_cutoff=_ALIKE, dtype=np.uint8, workers=-1)
+        table = process.cdist(block, near, scorer=fuzz.ratio, score_cutoff=score, dtype=np.uint8, workers=-1)
         for i, j in np.argwhere(table).tolist():
             yield block[i], near[j]
 
