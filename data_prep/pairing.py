@@ -18,6 +18,7 @@ _CLOSE = 0.04  # of confidence: a second as near as this makes a pair ambiguous
 _CELLS = 10**8  # of a table of similarities, a byte each
 _ONLY_TITLE = 0.7  # what a title is worth without an artist
 _GUESSED = 0.97  # and names that were taken apart by guessing
+_GUESSED_MORE = 8  # which have to score more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,13 @@ class Verdict:
     match: Match | None
     why: str = ""
     candidates: tuple[Match, ...] = ()
+
+    def with_texts(self, numbers: Sequence[int]) -> Verdict:
+        """The same about texts that have other indices."""
+        match, *candidates = (
+            each and dataclasses.replace(each, text=numbers[each.text]) for each in (self.match, *self.candidates)
+        )
+        return Verdict(match, self.why, tuple(candidates))
 
 
 NO_TITLE = "no text has a title like it"
@@ -171,9 +179,10 @@ def _compare(
                 continue
             title = names.title_score(a.title, b.title)
             artist, confidence = math.nan, 0.0
-            if title >= limits.title and a.artist and b.artist:
+            more = 0 if a.sure and b.sure else _GUESSED_MORE
+            if title >= limits.title + more and a.artist and b.artist:
                 artist = names.artist_score(a.artist, b.artist)
-                confidence = (title + artist) / 200 if artist >= limits.artist else 0.0
+                confidence = (title + artist) / 200 if artist >= limits.artist + more else 0.0
             elif title >= max(95, limits.title) and a.sure and b.sure:
                 confidence = title / 100 * _ONLY_TITLE
             elif b.artist and not a.artist and (both := names.together_score(a.title, b.title, b.artist)) >= 90:
