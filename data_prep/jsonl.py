@@ -9,8 +9,12 @@ from typing import Any
 from amt_jax.errors import UserError
 
 
-def read(file: str, required: Collection[str]) -> list[dict[str, Any]]:
-    """The objects of a file, one a line; UserError with the line if one is broken or has no `required` field."""
+def read(file: str, texts: Collection[str]) -> list[dict[str, Any]]:
+    """The objects of a file, one a line; UserError with the line if one is broken or has no `texts`.
+
+    Args:
+      texts: fields that have to be there and be text, if only an empty one.
+    """
     lines = []
     try:
         with open(file, encoding="utf-8") as text:
@@ -23,8 +27,8 @@ def read(file: str, required: Collection[str]) -> list[dict[str, Any]]:
                     raise UserError(f"line {number} of {file} is not JSON: {error.msg}") from None
                 if not isinstance(row, dict):
                     raise UserError(f"line {number} of {file} is not a JSON object")
-                if missing := [field for field in required if row.get(field) is None]:
-                    raise UserError(f"line {number} of {file} has no {', '.join(map(repr, missing))}")
+                if missing := [field for field in texts if not isinstance(row.get(field), str)]:
+                    raise UserError(f"line {number} of {file} has no text as {' and '.join(map(repr, missing))}")
                 lines.append(row)
     except OSError as error:
         raise UserError(f"cannot read {file!r}: {error.strerror}") from None

@@ -14,28 +14,31 @@ from anyascii import anyascii
 from rapidfuzz import fuzz
 
 _EXTENSION = re.compile(r"\.(midi?|kar)$", re.I)
-_COPY = re.compile(r"^copy of |(?<!\bno)(?<!\bop)(?<!\bnr)(?<!\bpt)(?<!\bkv)(?<!bwv)\.\d{1,2}$| ?\(\d\)$|(?<=\D)-\d$", re.I)
+_COPY = re.compile(  # "Copy of Help", "Help.1", "Help (2)", "Help-1", but "Symphony No.5"
+    r"^copy of |(?<!\bno)(?<!\bop)(?<!\bnr)(?<!\bpt)(?<!\bkv)(?<!bwv)\.\d{1,2}$| ?\(\d\)$|(?<=\D)-\d$", re.I
+)
 _TRACK = re.compile(r"^(0\d|\d{1,3} ?[.)-](?! ?\d)|\d{1,3} - )[ .)-]*(?=\w)")  # "01 Help", "7. Help", "12 - 99 Red"
 _NUMBER_FIRST = re.compile(r"^\d{1,2} +(?=\w)")  # a track's number or the title's: "12 Time", "99 Luftballons"
+_DASH = re.compile(r"\s+(?:-|\u2013|\u2014|~)+\s+")
 _BRACKETS = re.compile(r"[(\[{]([^()\[\]{}]*)[)\]}]")
 _GUESTS = re.compile(r"[(\[]? ?\b(feat|ft|featuring)\b.*", re.I)
-_PERFORMED_BY = re.compile(r"(?:in the style of|made (?:famous|popular) by|performed by|^(?:originally )?by) (.*)", re.I)
+_BY = re.compile(r"(?:in the style of|made (?:famous|popular) by|performed by|^(?:originally )?by) (.*)", re.I)
 _OF_ARTIST = re.compile(r"^(.*?) ?\b(?:song|single|album|composition|instrumental|EP)\b", re.I)
-_NOISE = frozenset(
-    "acoustic album clean cover demo dub edit edition explicit extended gm hd instrumental karaoke kar lyrics midi mix "
-    "mono official radio remaster remastered remix rerecorded seq sequenced single song soundtrack stereo studio "
-    "unplugged version video xg".split()
+_NOISE = re.compile(
+    r"\b(acoustic|album|clean|cover|demo|dub|edit|edition|explicit|extended|gm|hd|instrumental|karaoke|kar|lyrics|midi"
+    r"|mix|mono|official|radio|remaster|remastered|remix|rerecorded|seq|sequenced|single|song|soundtrack|stereo|studio"
+    r"|unplugged|version|video|xg)\b"
 )
-_UNKNOWN = frozenset(
-    ["", "unknown", "unknown artist", "various", "various artists", "va", "misc", "miscellaneous", "none", "n a", "karaoke"]
-    + ["anonymous", "anon", "traditional", "trad", "untitled", "no artist", "midi", "and"]
+_UNKNOWN = re.compile(
+    r"((unknown|various|no)( artists?)?|va|misc(ellaneous)?|none|and a|karaoke|anon(ymous)?|trad(itional)?|untitled"
+    r"|midi|)"
 )
-_NO_TITLE = re.compile(r"^(track|untitled|unknown|song|midi|title|new|sequence|no title)?( ?\d+)*$")
-_WORDS = dict(zip("one two three four five six seven eight nine ten".split(), map(str, range(1, 11)), strict=True))
-_WORDS |= dict(zip("ii iii iv vi vii viii ix xi xii xvi".split(), "2 3 4 6 7 8 9 11 12 16".split(), strict=True))
-_WORDS |= {"n": "and", "pt": "part", "vol": "volume", "kv": "k", "nr": "no", "movement": "mvt"}
+_NO_TITLE = re.compile(r"(track|untitled|unknown|song|midi|title|new|sequence|no title)?( ?\d+)*")
+_WORDS = {word: str(n) for n, word in enumerate(("one", "two", "three", "four", "five", "six", "seven", "eight"), 1)}
+_WORDS |= {"nine": "9", "ten": "10", "n": "and", "pt": "part", "vol": "volume", "kv": "k", "nr": "no"}
+_WORDS |= {"ii": "2", "iii": "3", "iv": "4", "vi": "6", "vii": "7", "viii": "8", "ix": "9", "xi": "11", "xii": "12"}
 # Numbers that catalogues give: one names one work (an opus often holds several).
-_CATALOGUE = re.compile(r"\b(bwv|hwv|rv|woo|twv|hob(?: \d+)?|k|d|s) (\d{2,4}|(?<=hob \d )\d+)\b")
+_CATALOGUE = re.compile(r"\b(?:(bwv|hwv|rv|woo|twv|k|d|s) (\d{2,4})|(hob [ivx\d]+) (\d+))\b")
 _NUMBERED = re.compile(r"\b(op|no) \d")
 _KEY = re.compile(
     r"\b(?:in )?(?:([a-h])(?: (flat|sharp))?|(cis|des|dis|es|fis|ges|gis|as|ais)) (major|minor|maj|min|dur|moll)\b"
@@ -80,7 +83,7 @@ class Title:
         bare = [word for word in bare if word not in ("the", "a", "an")] or words.split()
         catalogue = _CATALOGUE.search(" ".join(bare))
         numbers = frozenset(word for word in bare if word.isdigit())
-        return cls(" ".join(bare), "".join(bare), numbers, catalogue and catalogue.groups(), key)
+        return cls(" ".join(bare), "".join(bare), numbers, catalogue and tuple(filter(None, catalogue.groups())), key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +105,8 @@ def readings(title: str, artist: str) -> tuple[Reading, ...]:
     found = {}
     for words, by, sure in _readings(title, artist):
         words, by = Title.of(words), plain(by)
-        by = "" if by in _UNKNOWN else by
-        if words.words and (by or not _NO_TITLE.match(words.words)):
+        by = "" if _UNKNOWN.fullmatch(by) else by
+        if words.words and (by or not _NO_TITLE.fullmatch(words.words)):
             found.setdefault((words, by), Reading(words, by, sure))
     return tuple(found.values())
 
@@ -122,7 +125,7 @@ def _readings(title: str, artist: str) -> Iterator[tuple[str, str, bool]]:
     if "karaoke" in plain(artist) or not artist:
         artist = ""
     for text in dict.fromkeys((kept, bare)):
-        parts = [part.strip() for part in re.split(r"\s+[-–—~]+\s+", text)]
+        parts = [part.strip() for part in _DASH.split(text)]
         parts = [part for i, part in enumerate(parts) if part and not (_is_suffix(part) and (i or len(parts) > 2))]
         if len(parts) < 2 and not artist and text.count("-") == 1:
             parts = [part.strip() for part in text.split("-") if part.strip()]
@@ -137,7 +140,7 @@ def _readings(title: str, artist: str) -> Iterator[tuple[str, str, bool]]:
         if " by " in text:
             yield *text.rsplit(" by ", 1), False
     for each in inside:
-        if by := _PERFORMED_BY.search(each):
+        if by := _BY.search(each):
             yield bare, by[1], True
         elif of := _OF_ARTIST.search(each):
             yield bare, of[1] if of[1] and not artist else artist, True
@@ -200,17 +203,18 @@ def _surname_score(a: list[str], b: list[str]) -> float:
         return 0.0
     if len(a) == 1 or len(b) == 1:
         return alike - 5 if len(a[-1]) > 3 else 0.0
-    first = [each for each in zip(a[:-1], b[:-1], strict=False)]
-    same = all(
-        x[0] == y[0] and (1 in (len(x), len(y)) or fuzz.ratio(x, y) >= 60) for x, y in first
-    )
+    same = all(_one_first_name(x, y) for x, y in zip(a[:-1], b[:-1], strict=False))
     return alike - 6 if same else 0.0
 
 
 def _contradict(a: str, b: str) -> bool:
-    """Whether two names share the last word but begin with other letters: "c p e bach", "j s bach"."""
+    """Whether two names share a surname but no first name: "c p e bach", "j s bach"."""
     a, b = a.split(), b.split()
-    return len(a) > 1 and len(b) > 1 and a[-1] == b[-1] and a[0][0] != b[0][0]
+    return len(a) > 1 and len(b) > 1 and a[-1] == b[-1] and not _one_first_name(a[0], b[0])
+
+
+def _one_first_name(a: str, b: str) -> bool:
+    return a[0] == b[0] and (1 in (len(a), len(b)) or fuzz.ratio(a, b) >= 60)
 
 
 def _the(name: str) -> str:
@@ -220,17 +224,14 @@ def _the(name: str) -> str:
 def _is_noise(text: str) -> bool:
     """Whether what stands in brackets is about the recording, or says what kind of thing the name is."""
     words = plain(text).split()
-    return not words or bool(_NOISE.intersection(words)) or words[0] in ("live", "from", "with") or words[-1] == "live"
+    return not words or bool(_NOISE.search(" ".join(words))) or words[0] in ("live", "from", "with")
 
 
 def _is_suffix(text: str) -> bool:
-    """Whether what stands behind a dash is about the recording or a track's number."""
+    """Whether what stands behind a dash is about the recording, or a track's number."""
     words = plain(text).split()
-    return all(word in _NOISE or word.isdigit() or word == "live" for word in words) or words[:2] in (
-        ["live", "at"],
-        ["live", "in"],
-        ["live", "from"],
-    )
+    live = words[:2] in (["live", "at"], ["live", "in"], ["live", "from"])
+    return live or all(word == "live" or word.isdigit() or _NOISE.fullmatch(word) for word in words)
 
 
 def _key(found: re.Match[str]) -> str:

@@ -55,31 +55,23 @@ def find(files: Sequence[Row], texts: Sequence[Row], limits: Thresholds) -> list
     """Finds each file's text: the one that names its path (or its source's, for a window), else by its names."""
     from data_prep.pairing import Match, Song, Verdict, pair, seconds
 
-    trust = [_share(text.get("confidence")) for text in texts]
-    by_path = {}
-    for number, text in sorted(enumerate(texts), key=lambda item: -trust[item[0]]):
-        if text.get("path"):
-            by_path.setdefault(text["path"], number)
-    named = [number for number, text in enumerate(texts) if not text.get("path")]
     # A window's duration is not its song's.
-    songs = [
-        Song(str(row["title"]), str(row["artist"]), seconds(None if "start" in row else row.get("duration")))
-        for row in files
-    ]
-    candidates = [texts[number] for number in named]
-    found = pair(
-        songs,
-        [Song(str(t.get("title") or ""), str(t.get("artist") or ""), seconds(t.get("duration"))) for t in candidates],
-        [trust[number] for number in named],
-        limits,
-    )
-    for i, (row, verdict) in enumerate(zip(files, found, strict=True)):
+    songs = [Song(row["title"], row["artist"], seconds("start" not in row and row.get("duration"))) for row in files]
+    about, by_path = [], {}
+    trust = [_share(text.get("confidence")) for text in texts]
+    for number, text in enumerate(texts):
+        if path := text.get("path"):
+            about.append(Song("", ""))  # It is about this file only: its names are not compared.
+            if path not in by_path or trust[number] > trust[by_path[path]]:
+                by_path[path] = number
+        else:
+            about.append(Song(_text(text, "title"), _text(text, "artist"), seconds(text.get("duration"))))
+    verdicts = pair(songs, about, trust, limits)
+    for i, row in enumerate(files):
         number = by_path.get(row["path"], by_path.get(row.get("family")))
         if number is not None:
-            found[i] = Verdict(Match(number, 100.0, 100.0, trust[number]))
-        else:
-            found[i] = verdict.with_texts(named)
-    return found
+            verdicts[i] = Verdict(Match(number, 100.0, 100.0, trust[number]))
+    return verdicts
 
 
 def _write(folder: Path, files: Sequence[Row], texts: Sequence[Row], verdicts: Sequence[Verdict]) -> None:
@@ -92,8 +84,8 @@ def _write(folder: Path, files: Sequence[Row], texts: Sequence[Row], verdicts: S
         for each in verdict.candidates:
             text = texts[each.text]
             scores = [each.confidence, _score(each.title), _score(each.artist)]
-            rows.append([*_names(row), verdict.why, *scores, *(text.get(f, "") for f in ("title", "artist", "source"))])
-            rows[-1] += [text.get("url", ""), text["text"][:200]]
+            about = [_text(text, field) for field in ("title", "artist", "source", "url", "text")]
+            rows.append([*_names(row), verdict.why, *scores, *about])
     storage.write_text(folder / AMBIGUOUS, _csv(rows))
     rows = [[*_names(row), verdict.why] for row, verdict in ordered if not verdict.match and not verdict.candidates]
     storage.write_text(folder / UNPAIRED, _csv([head[:4], *rows]))
@@ -122,14 +114,16 @@ def _check_files(files: Sequence[Row], metadata: str, folder: str) -> None:
     gone = [row["path"] for row in files if not os.path.isfile(os.path.join(folder, row["path"]))]
     if gone:
         raise UserError(
-            f"{len(gone)} of {len(files)} files in {metadata} are not in {folder}, {gone[0]!r} first; collect the folder "
-            "again (data_prep.collect), or leave --input out"
+            f"{len(gone)} of {len(files)} files in {metadata} are not in {folder}, {gone[0]!r} first; collect the "
+            "folder again (data_prep.collect), or leave --input out"
         )
 
 
 def _show(folder: Path, files: Sequence[Row], texts: Sequence[Row], verdicts: Sequence[Verdict]) -> None:
     used = {verdict.match.text for verdict in verdicts if verdict.match}
-    print(f"{len(files)} MIDI files, {len(texts)} texts: {sum(bool(v.match) for v in verdicts)} pairs in {folder / PAIRS}")
+    print(
+        f"{len(files)} MIDI files, {len(texts)} texts: {sum(bool(v.match) for v in verdicts)} pairs in {folder / PAIRS}"
+    )
     for name, listed in ((AMBIGUOUS, True), (UNPAIRED, False)):
         reasons = Counter(v.why for v in verdicts if not v.match and bool(v.candidates) == listed)
         for why, count in reasons.most_common():
@@ -147,6 +141,10 @@ def _show(folder: Path, files: Sequence[Row], texts: Sequence[Row], verdicts: Se
 
 def _names(row: Row) -> list[str]:
     return [row["path"], row["title"], row["artist"]]
+
+
+def _text(row: Row, field: str) -> str:
+    return str(row.get(field) or "")
 
 
 def _score(value: float) -> float | None:

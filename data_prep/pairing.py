@@ -70,13 +70,6 @@ class Verdict:
     why: str = ""
     candidates: tuple[Match, ...] = ()
 
-    def with_texts(self, numbers: Sequence[int]) -> Verdict:
-        """The same about texts that have other indices."""
-        match, *candidates = (
-            each and dataclasses.replace(each, text=numbers[each.text]) for each in (self.match, *self.candidates)
-        )
-        return Verdict(match, self.why, tuple(candidates))
-
 
 NO_TITLE = "no text has a title like it"
 OTHER_ARTIST = "the texts with its title are about other artists"
@@ -242,6 +235,6 @@ def _by_length(key: str) -> tuple[int, str]:
 def seconds(value: Any) -> float:
     """A duration as a row has it; NaN if it has none."""
     try:
-        return float(value) if value not in (None, "", 0) else math.nan
+        return float(value) if value else math.nan
     except (TypeError, ValueError):
         return math.nan

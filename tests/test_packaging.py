@@ -30,7 +30,8 @@ def test_every_requirement_has_a_range_and_a_reason():
 
 
 AMT = [f"amt_jax.{name}" for name in ("train", "generate", "evaluate", "demo")]
-COMMANDS = [*AMT, "data_prep.midi", "data_prep.corpus", "launch.local", "launch.sweep", "launch.compile_check"]
+DATA_PREP = [f"data_prep.{name}" for name in ("midi", "corpus", "pair", "report")]
+COMMANDS = [*AMT, *DATA_PREP, "launch.local", "launch.sweep", "launch.compile_check"]
 
 
 @pytest.mark.parametrize("module", COMMANDS)
