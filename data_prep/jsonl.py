@@ -9,7 +9,7 @@ from typing import Any
 from amt_jax.errors import UserError
 
 
-def read(file: str, texts: Collection[str]) -> list[dict[str, Any]]:
+def read(file: str, texts: Collection[str], *, may_be_empty: bool = False) -> list[dict[str, Any]]:
     """The objects of a file, one a line; UserError with the line if one is broken or has no `texts`.
 
     Args:
@@ -34,6 +34,6 @@ def read(file: str, texts: Collection[str]) -> list[dict[str, Any]]:
         raise UserError(f"cannot read {file!r}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{file!r} is not UTF-8: {error}") from None
-    if not lines:
+    if not (lines or may_be_empty):
         raise UserError(f"{file} is empty")
     return lines
