@@ -130,20 +130,20 @@ class Collection:
 
     def _distributions(self) -> str:
         total = len(self.files)
-        charts = []
-        if genres := self.genres():
-            charts.append(("Genres", bars(genres.most_common(), total)))
-        charts += [
+        genres = self.genres()
+        instruments = Counter(each for row in self.files for each in set(row.get("instruments") or ()))
+        keys = Counter(row.get("key") or "unknown" for row in self.files)
+        textures = Counter(row.get("polyphony") or "unknown" for row in self.files)
+        charts = [
             ("Durations", histogram([row.get("duration") for row in self.files], "seconds")),
             ("Tempos", histogram([row.get("tempo") for row in self.files], "quarter notes a minute")),
             ("Density", histogram([row.get("density") for row in self.files], "notes a second")),
+            ("Instruments", bars(instruments.most_common(), total)),
+            ("Keys", bars(keys.most_common(), total)),
+            ("Polyphony", bars([(x, textures[x]) for x in (*POLYPHONY, "unknown") if textures[x]], total)),
         ]
-        textures = Counter(row.get("polyphony") or "unknown" for row in self.files)
-        textures = [(each, textures[each]) for each in (*POLYPHONY, "unknown") if textures[each]]
-        instruments = Counter(each for row in self.files for each in set(row.get("instruments") or ()))
-        keys = Counter(row.get("key") or "unknown" for row in self.files)
-        charts += [("Polyphony", bars(textures, total)), ("Keys", bars(keys.most_common(), total))]
-        charts.append(("Instruments", bars(instruments.most_common(), total)))
+        if genres:
+            charts.insert(3, ("Genres", bars(genres.most_common(), total)))
         cards = "".join(f'<div class="card"><h3>{name}</h3>{chart}</div>' for name, chart in charts)
         missing = "" if genres else " Genres are not known: no descriptions or pairs name any."
         return f"""<section><h2>What it holds</h2>
@@ -189,7 +189,8 @@ monophonic, 1 homophonic, 2 polyphonic.{note}</p></section>"""
             for row in self.skipped[:_LISTED]
         )
         more = len(self.skipped) - _LISTED
-        return f"""<section><h2>Skipped files</h2><figure>{bars(reasons, len(self.skipped))}</figure>
+        return f"""<section><h2>Skipped files</h2><div class="cards"><div class="card">
+{bars(reasons, len(self.skipped))}</div></div>
 <details><summary>Each of them</summary><div class="scroll"><table>{rows}</table></div>
 {f'<p class="note">and {more:,} more</p>' if more > 0 else ""}</details></section>"""
 
@@ -274,7 +275,7 @@ def heat_map(names: Sequence[str], table: np.ndarray) -> str:
     axes.pcolormesh(table, cmap="RdBu_r", vmin=-1, vmax=1, edgecolors="white", linewidth=1.5)
     for i, j in np.ndindex(table.shape):
         strong = abs(table[i, j]) > 0.6
-        text = "-" if math.isnan(table[i, j]) else f"{table[i, j]:.2f}"
+        text = "-" if math.isnan(table[i, j]) else f"{table[i, j]:z.2f}"
         axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=8, color="white" if strong else "black")
     places = np.arange(len(names)) + 0.5
     axes.set_xticks(places, names)
