@@ -15,7 +15,9 @@ from rapidfuzz import fuzz
 
 _EXTENSION = re.compile(r"\.(midi?|kar)$", re.I)
 _COPY = re.compile(  # "Copy of Help", "Help.1", "Help (2)", "Help-1", but "Symphony No.5"
-    r"^copy of |(?<!\bno)(?<!\bop)(?<!\bnr)(?<!\bpt)(?<!\bkv)(?<!bwv)\.\d{1,2}$| ?\(\d\)$|(?<=\D)-\d$", re.I
+    r"^copy of |(?<!\bno)(?<!\bop)(?<!\bnr)(?<!\bpt)(?<!\bk)(?<!\bkv)(?<!\bvol)(?<!wv)(?<!\brv)\.\d{1,2}$"
+    r"| ?\(\d\)$|(?<=\D)-\d$",
+    re.I,
 )
 _TRACK = re.compile(r"^(0\d|\d{1,3} ?[.)-](?! ?\d)|\d{1,3} - )[ .)-]*(?=\w)")  # "01 Help", "7. Help", "12 - 99 Red"
 _NUMBER_FIRST = re.compile(r"^\d{1,2} +(?=\w)")  # a track's number or the title's: "12 Time", "99 Luftballons"
@@ -30,8 +32,8 @@ _NOISE = re.compile(
     r"|unplugged|version|video|xg)\b"
 )
 _UNKNOWN = re.compile(
-    r"((unknown|various|no)( artists?)?|va|misc(ellaneous)?|none|and a|karaoke|anon(ymous)?|trad(itional)?|untitled"
-    r"|midi|)"
+    r"((unknown|various|no)( artists?)?|va|misc(ellaneous)?|none|and a|.*\bkaraoke\b.*|anon(ymous)?|trad(itional)?"
+    r"|untitled|midi|)"
 )
 _NO_TITLE = re.compile(r"(track|untitled|unknown|song|midi|title|new|sequence|no title)?( ?\d+)*")
 _WORDS = {word: str(n) for n, word in enumerate(("one", "two", "three", "four", "five", "six", "seven", "eight"), 1)}
@@ -39,7 +41,6 @@ _WORDS |= {"nine": "9", "ten": "10", "n": "and", "pt": "part", "vol": "volume", 
 _WORDS |= {"ii": "2", "iii": "3", "iv": "4", "vi": "6", "vii": "7", "viii": "8", "ix": "9", "xi": "11", "xii": "12"}
 # Numbers that catalogues give: one names one work (an opus often holds several).
 _CATALOGUE = re.compile(r"\b(?:(bwv|hwv|rv|woo|twv|k|d|s) (\d{2,4})|(hob [ivx\d]+) (\d+))\b")
-_NUMBERED = re.compile(r"\b(op|no) \d")
 _KEY = re.compile(
     r"\b(?:in )?(?:([a-h])(?: (flat|sharp))?|(cis|des|dis|es|fis|ges|gis|as|ais)) (major|minor|maj|min|dur|moll)\b"
     r"|\bin ([a-g])(?: (flat|sharp))?(?= \d| bwv| op| k | no |$)"
@@ -62,15 +63,16 @@ class Title:
     Attributes:
       words: plain words without articles and key.
       compact: the same without spaces, as "Moonriver" and "Moon River" are one.
-      numbers: the numbers among them.
+      numbers: the numbers among them, each with how often it came before.
       catalogue: ("bwv", "846") for a work that a catalogue numbers.
-      key: "c minor", if it is named.
+      opus, key: "10", "c minor", if they are named.
     """
 
     words: str
     compact: str
-    numbers: frozenset[str]
+    numbers: frozenset[tuple[str, int]]
     catalogue: tuple[str, str] | None
+    opus: str
     key: str
 
     @classmethod
@@ -79,11 +81,13 @@ class Title:
         words = plain(text)
         found = _KEY.search(words)
         key = _key(found) if found else ""
-        bare = _KEY.sub(" ", words).split()
+        bare = re.sub(r"\bno (?=\d)", "", _KEY.sub(" ", words)).split()
         bare = [word for word in bare if word not in ("the", "a", "an")] or words.split()
         catalogue = _CATALOGUE.search(" ".join(bare))
-        numbers = frozenset(word for word in bare if word.isdigit())
-        return cls(" ".join(bare), "".join(bare), numbers, catalogue and tuple(filter(None, catalogue.groups())), key)
+        work = tuple(filter(None, catalogue.groups())) if catalogue else None
+        numbers = frozenset((word, bare[:i].count(word)) for i, word in enumerate(bare) if word.isdigit())
+        opus = bare[bare.index("op") + 1 :][:1] if "op" in bare else []
+        return cls(" ".join(bare), "".join(bare), numbers, work, "".join(opus), key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +117,8 @@ def readings(title: str, artist: str) -> tuple[Reading, ...]:
 
 def _readings(title: str, artist: str) -> Iterator[tuple[str, str, bool]]:
     """Title, artist, and whether that is sure."""
+    if _UNKNOWN.fullmatch(plain(artist)):
+        artist = ""
     title = _EXTENSION.sub("", title.strip())
     dashed = title.replace("_", " ").strip()
     for _ in range(2):
@@ -122,8 +128,6 @@ def _readings(title: str, artist: str) -> Iterator[tuple[str, str, bool]]:
     inside = [each.strip() for each in _BRACKETS.findall(guestless)]
     kept = _BRACKETS.sub(lambda each: " " if _is_noise(each[1]) else each[0], guestless)
     bare = _BRACKETS.sub(" ", guestless)
-    if "karaoke" in plain(artist) or not artist:
-        artist = ""
     for text in dict.fromkeys((kept, bare)):
         parts = [part.strip() for part in _DASH.split(text)]
         parts = [part for i, part in enumerate(parts) if part and not (_is_suffix(part) and (i or len(parts) > 2))]
@@ -156,18 +160,22 @@ def title_score(a: Title, b: Title) -> float:
     """How likely two titles name one piece; 0 where a number, a key or a word contradicts it."""
     if a.catalogue and b.catalogue and a.catalogue[0] == b.catalogue[0]:
         return 95.0 if a.catalogue == b.catalogue else 0.0
-    fewer, more = sorted((a.numbers, b.numbers), key=len)
-    if not fewer <= more or (a.key and b.key and a.key != b.key) or ("medley" in a.words) != ("medley" in b.words):
-        return 0.0
     score = fuzz.ratio(a.compact, b.compact)
+    if score < 60 and not (a.opus and b.opus):
+        return score
+    fewer, more = sorted((a.numbers, b.numbers), key=len)
+    named = (a.opus, b.opus), (a.key, b.key)
+    if not fewer <= more or any(x and y and x != y for x, y in named) or ("medley" in a.words) != ("medley" in b.words):
+        return 0.0
     words = a.words.split(), b.words.split()
-    if fewer and _NUMBERED.search(a.words) and (set(words[0]) <= set(words[1]) or set(words[1]) <= set(words[0])):
+    if fewer and a.opus and (set(words[0]) <= set(words[1]) or set(words[1]) <= set(words[0])):
         return max(92.0, score)
-    if 60 < score < 95 and _other_word(*words) and _other_word(*reversed(words)):
+    if score < 95 and _other_word(*words) and _other_word(*reversed(words)):
         return 0.0
     return score - 8 * (fewer != more)
 
 
+@functools.lru_cache(maxsize=1 << 20)
 def artist_score(a: str, b: str) -> float:
     """How likely two plain names of artists are one, or one is among the other's."""
     whole = max(fuzz.ratio(_the(a).replace(" ", ""), _the(b).replace(" ", "")), fuzz.token_sort_ratio(_the(a), _the(b)))
@@ -179,10 +187,9 @@ def artist_score(a: str, b: str) -> float:
 
 def together_score(title: Title, other: Title, artist: str) -> float:
     """How likely a title without an artist holds both: "dire straits money for nothing"."""
-    names = artist.split()
-    if other.words in title.words and other.numbers <= title.numbers | set(names):
-        return fuzz.token_sort_ratio(title.words, f"{_the(artist)} {other.words}")
-    return 0.0
+    if other.words not in title.words:
+        return 0.0
+    return fuzz.token_sort_ratio(title.words, f"{_the(artist)} {other.words}")
 
 
 def _other_word(words: list[str], others: list[str]) -> bool:

@@ -202,7 +202,7 @@ def _works(reading: names.Reading) -> Iterator[tuple[str, ...]]:
     if reading.title.catalogue:
         yield reading.title.catalogue
     if reading.artist:
-        yield from ((reading.artist.split()[-1], number) for number in reading.title.numbers)
+        yield from ((reading.artist.split()[-1], number) for number, _ in reading.title.numbers)
 
 
 def _together(reading: names.Reading) -> Iterator[str]:
