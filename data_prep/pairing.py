@@ -15,6 +15,7 @@ from tqdm import tqdm
 from data_prep import names
 
 _CLOSE = 0.04  # of confidence: a second as near as this makes a pair ambiguous
+_BATCH = 10_000  # songs whose candidates are kept at a time
 _CELLS = 10**8  # of a table of similarities, a byte each
 _ONLY_TITLE = 0.7  # what a title is worth without an artist
 _GUESSED = 0.97  # and names that were taken apart by guessing
@@ -85,11 +86,15 @@ def pair(midis: Sequence[Song], texts: Sequence[Song], trust: Sequence[float], l
       trust: how sure it is that a text is about its own title, 0..1; no pair is surer.
     """
     index = _Index(texts)
-    songs = {song: names.readings(song.title, song.artist) for song in midis}
-    candidates = index.candidates(songs, limits.title)
+    songs = list(dict.fromkeys(midis))
     verdicts = {}
-    for song, readings in tqdm(songs.items(), desc="comparing names", unit="song", delay=2):
-        verdicts[song] = _decide(song, readings, sorted(candidates.get(song, ())), index, trust, limits)
+    with tqdm(total=len(songs), desc="pairing", unit="song", delay=2) as bar:
+        for start in range(0, len(songs), _BATCH):
+            batch = {song: names.readings(song.title, song.artist) for song in songs[start : start + _BATCH]}
+            candidates = index.candidates(batch, limits.title)
+            for song, readings in batch.items():
+                verdicts[song] = _decide(song, readings, sorted(candidates.get(song, ())), index, trust, limits)
+                bar.update()
     return [verdicts[song] for song in midis]
 
 
@@ -99,14 +104,15 @@ class _Index:
     def __init__(self, texts: Sequence[Song]):
         self.texts = texts
         self.readings = [names.readings(text.title, text.artist) for text in texts]
-        self._titles, self._together, self._works = defaultdict(set), defaultdict(set), defaultdict(set)
+        titles, together, self._works = defaultdict(set), defaultdict(set), defaultdict(set)
         for number, readings in enumerate(self.readings):
             for reading in readings:
-                self._titles[reading.title.compact].add(number)
+                titles[reading.title.compact].add(number)
                 for key in _together(reading):
-                    self._together[key].add(number)
+                    together[key].add(number)
                 for key in _works(reading):
                     self._works[key].add(number)
+        self._tables = [(table, sorted(table, key=_by_length)) for table in (titles, together)]
 
     def candidates(self, songs: Mapping[Song, Sequence[names.Reading]], score: float) -> Mapping[Song, set[int]]:
         """Texts that are worth a comparison, a song: those whose titles score enough, and works with its numbers."""
@@ -118,8 +124,8 @@ class _Index:
                     alone[reading.title.compact].append(song)
                 for work in _works(reading):
                     found[song] |= self._works.get(work, set())
-        for keys, texts in ((titles, self._titles), (alone, self._together)):
-            for key, like in _alike(sorted(keys, key=_by_length), sorted(texts, key=_by_length), score):
+        for keys, (texts, ordered) in zip((titles, alone), self._tables, strict=True):
+            for key, like in _alike(sorted(keys, key=_by_length), ordered, score):
                 for song in keys[key]:
                     found[song] |= texts[like]
         return found
@@ -139,7 +145,7 @@ def _decide(
         if match is None:
             continue
         title, artist, confidence = match
-        if artist < limits.artist:
+        if not confidence:
             why.add(OTHER_ARTIST)
             continue
         apart = abs(song.seconds - index.texts[text].seconds)
@@ -164,7 +170,7 @@ def _decide(
 def _compare(
     song: Sequence[names.Reading], text: Sequence[names.Reading], limits: Thresholds
 ) -> tuple[float, float, float] | None:
-    """Title and artist score and confidence of the best pair of readings; None if no title is alike."""
+    """Title and artist score and confidence of the best readings, 0 if the artist is another; None: another title."""
     best = None
     for a in song:
         for b in text:
@@ -217,7 +223,7 @@ def _alike(keys: Sequence[str], others: Sequence[str], score: float) -> Iterator
     """Pairs of strings that score enough; both sorted by length, as alike strings are about as long."""
     lengths = np.array([len(other) for other in others])
     step = max(1, _CELLS // max(1, len(others)))
-    for start in tqdm(range(0, len(keys), step), desc="looking for titles alike", unit="block", delay=2):
+    for start in range(0, len(keys), step):
         block = keys[start : start + step]
         # An indel similarity of s % needs a shorter string of at least s / (200 - s) of the longer one's length.
         share = score / (200 - score)

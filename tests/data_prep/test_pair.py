@@ -153,3 +153,11 @@ def test_texts_about_one_song_are_not_ambiguous():
     texts = [Song("Waterloo", "Abba"), Song("Waterloo (ABBA song)", "ABBA"), Song("Waterloo", "")]
     verdict = pair([Song("waterloo", "ABBA")], texts, [0.5, 0.9, 1.0], Thresholds())[0]
     assert verdict.match.text == 1
+
+
+def test_what_is_guessed_has_to_fit_better():
+    texts = [Song("Lola", "The Kinks")]
+    found = pair(
+        [Song("The Kinks", "Lola"), Song("The Kinks", "Lolas"), Song("Lolas", "Kinks")], texts, [1.0], Thresholds()
+    )
+    assert [verdict.match is not None for verdict in found] == [True, False, True]
