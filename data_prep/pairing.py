@@ -19,7 +19,7 @@ _BATCH = 10_000  # songs whose candidates are kept at a time
 _CELLS = 10**8  # of a table of similarities, a byte each
 _ONLY_TITLE = 0.7  # what a title is worth without an artist
 _GUESSED = 0.97  # and names that were taken apart by guessing
-_GUESSED_MORE = 8  # which have to score more
+_GUESSED_MORE = 10  # which have to score more
 
 
 @dataclasses.dataclass(frozen=True)
