@@ -79,10 +79,12 @@ class Collection:
         values = []
         for row in self.files:
             mode = {"major": 1, "minor": 0}.get(str(row.get("key")).split(" ")[-1])
-            texture = row.get("polyphony")
+            texture, described = row.get("polyphony"), self._described(row)
+            # Where words say nothing, descriptions take the mood from the mode: that would be compared with itself.
+            valence = described.get("valence") if described.get("mood_from") != "music" else None
             known = {
                 **row,
-                "valence": self._described(row).get("valence"),
+                "valence": valence,
                 "mode": mode,
                 "polyphony": POLYPHONY.index(texture) if texture in POLYPHONY else None,
             }
@@ -164,7 +166,7 @@ genres.{missing}</p>
         return f"""<section><h2>What goes together</h2>
 <figure>{heat_map([FEATURES[i] for i in known], table)}</figure>
 <p class="note">Pearson's correlation over the files that have both. Mode is 1 in major and 0 in minor; polyphony 0
-monophonic, 1 homophonic, 2 polyphonic.{note}</p></section>"""
+monophonic, 1 homophonic, 2 polyphonic. Valence is what words say; where they say nothing it is unknown.{note}</p></section>"""
 
     def _examples(self) -> str:
         rows = "".join(

@@ -121,6 +121,8 @@ def test_figures_by_hand():
     row = dict(zip(FEATURES, found.features()[1], strict=True))
     assert row == {"tempo": 102, "valence": 1 / 12, "mode": 0, "density": 4.9, "duration": 61, "polyphony": 1}
     assert np.isnan(found.features()[2][FEATURES.index("mode")])
+    guessed = Collection(FILES, {row["path"]: {**row, "mood_from": "music"} for row in DESCRIPTIONS})
+    assert np.isnan(guessed.features()[:, FEATURES.index("valence")]).all()
 
 
 def test_correlations():
