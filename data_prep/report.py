@@ -166,7 +166,8 @@ genres.{missing}</p>
         return f"""<section><h2>What goes together</h2>
 <figure>{heat_map([FEATURES[i] for i in known], table)}</figure>
 <p class="note">Pearson's correlation over the files that have both. Mode is 1 in major and 0 in minor; polyphony 0
-monophonic, 1 homophonic, 2 polyphonic. Valence is what words say; where they say nothing it is unknown.{note}</p></section>"""
+monophonic, 1 homophonic, 2 polyphonic. Valence is what words say; where they say nothing it is
+unknown.{note}</p></section>"""
 
     def _examples(self) -> str:
         rows = "".join(
