@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from amt_jax import storage
 from amt_jax.errors import UserError, run_command
+from data_prep.flags import check_folders, positive
 
 if TYPE_CHECKING:
     from data_prep.preparation import MakeRunner, Report
@@ -30,12 +31,12 @@ def main() -> int:
     args = _parser().parse_args()
     # Not before: these bring numpy, symusic and MidiTok, and --help should not wait for them.
     from data_prep import pool
-    from data_prep.local import Interrupted, Local
+    from data_prep.local import Local
     from data_prep.metadata import Metadata
     from data_prep.preparation import prepare
     from data_prep.settings import Settings
 
-    _check_folders(args.input, args.output)
+    check_folders(args.input, args.output)
     settings = Settings(
         tokenizer=args.tokenizer,
         bpe=args.bpe,
@@ -69,7 +70,7 @@ def main() -> int:
             print("interrupted: the dataset is as it was", file=sys.stderr)
             sys.stderr = io.StringIO()  # Beam's threads complain when they find that their work is gone.
             return 130
-        done = f"{error.done} of {error.total} files are done; " if isinstance(error, Interrupted) else ""
+        done = f"{error.done} of {error.total} files are done; " if isinstance(error, pool.Interrupted) else ""
         print(f"interrupted: {done}run the same command again to go on from here", file=sys.stderr)
         return 130
     _show(report, args)
@@ -99,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--tokenizer", default="remi", help="remi (one piano, 419 ids), remi_multitrack or tsd (both with instruments)")
     add("--bpe", type=int, default=0, metavar="N", help="learn byte pair encoding up to N ids, 2000 say; 0: none")
-    add("--workers", type=_positive(int), metavar="N", help="processes; as many as usable cores if not given")
+    add("--workers", type=positive(int), metavar="N", help="processes; as many as usable cores if not given")
     add(
         "--runner",
         choices=("local", "beam"),
@@ -112,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FLAGS",
         help="Beam's own in one text: '--runner=FlinkRunner --flink_master=HOST:8081' (default: Beam on this machine)",
     )
-    add("--timeout", type=_positive(float), default=60.0, metavar="SECONDS", help="for one file (default %(default)g)")
+    add("--timeout", type=positive(float), default=60.0, metavar="SECONDS", help="for one file (default %(default)g)")
     add("--metadata", type=here, metavar="FILE", help="a .csv or .jsonl table about the files")
     add("--path-column", default="path", help="its column of paths relative to --input (default %(default)s)")
     add("--composer-column", metavar="COLUMN", help="its column of composers")
@@ -146,27 +147,6 @@ def _beam(args: argparse.Namespace, workers: int) -> MakeRunner:
     except ModuleNotFoundError as error:
         raise UserError(f"--runner=beam needs {error.name}: pip install 'amt_jax[beam]'") from None
     return functools.partial(beam.Beam, options=beam.parse_options(args.beam_options, workers), timeout=args.timeout)
-
-
-def _positive(kind: type) -> type:
-    def parse(text: str) -> int | float:
-        value = kind(text)
-        if not 0 < value < float("inf"):
-            raise ValueError
-        return value
-
-    parse.__name__ = f"positive {kind.__name__}"
-    return parse
-
-
-def _check_folders(source: str, dataset: str) -> None:
-    if storage.is_remote(source) or storage.is_remote(dataset):
-        lies_in = f"{dataset}/".startswith(f"{source.rstrip('/')}/")
-    else:
-        inside, outside = os.path.realpath(dataset), os.path.realpath(source)
-        lies_in = os.path.commonpath([inside, outside]) == outside
-    if lies_in:
-        raise UserError(f"--output={dataset} lies in --input={source}: keep datasets outside the folder of MIDI files")
 
 
 def _show(report: Report, args: argparse.Namespace) -> None:

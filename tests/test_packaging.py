@@ -30,8 +30,17 @@ def test_every_requirement_has_a_range_and_a_reason():
 
 
 AMT = [f"amt_jax.{name}" for name in ("train", "generate", "evaluate", "demo")]
-DATA_PREP = [f"data_prep.{name}" for name in ("midi", "corpus", "pair", "report")]
-COMMANDS = [*AMT, *DATA_PREP, "launch.local", "launch.sweep", "launch.compile_check"]
+COMMANDS = [
+    *AMT,
+    "data_prep.midi",
+    "data_prep.collect",
+    "data_prep.corpus",
+    "data_prep.pair",
+    "data_prep.report",
+    "launch.local",
+    "launch.sweep",
+    "launch.compile_check",
+]
 
 
 @pytest.mark.parametrize("module", COMMANDS)
