@@ -35,7 +35,7 @@ _UNKNOWN = re.compile(
     r"((unknown|various|no)( artists?)?|va|misc(ellaneous)?|none|and a|.*\bkaraoke\b.*|anon(ymous)?|trad(itional)?"
     r"|untitled|midi|)"
 )
-_NO_TITLE = re.compile(r"(track|untitled|unknown|song|midi|title|new|sequence|no title)?( ?\d+)*")
+_NO_TITLE = re.compile(r"(track|untitled|unknown|song|midi|title|new|sequence|no title)?( ?\d+( \d+)*)?")
 _WORDS = {word: str(n) for n, word in enumerate(("one", "two", "three", "four", "five", "six", "seven", "eight"), 1)}
 _WORDS |= {"nine": "9", "ten": "10", "n": "and", "pt": "part", "vol": "volume", "kv": "k", "nr": "no"}
 _WORDS |= {"ii": "2", "iii": "3", "iv": "4", "vi": "6", "vii": "7", "viii": "8", "ix": "9", "xi": "11", "xii": "12"}
@@ -120,7 +120,7 @@ def _readings(title: str, artist: str) -> Iterator[tuple[str, str, bool]]:
     if _UNKNOWN.fullmatch(plain(artist)):
         artist = ""
     title = _EXTENSION.sub("", title.strip())
-    dashed = title.replace("_", " ").strip()
+    dashed = " ".join(title.replace("_", " ").split())
     for _ in range(2):
         dashed = _COPY.sub("", dashed).strip()
     numbered = _TRACK.sub("", dashed)

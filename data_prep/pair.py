@@ -55,8 +55,9 @@ def find(files: Sequence[Row], texts: Sequence[Row], limits: Thresholds) -> list
     """Finds each file's text: the one that names its path (or its source's, for a window), else by its names."""
     from data_prep.pairing import Match, Song, Verdict, pair, seconds
 
-    # A window's duration is not its song's.
-    songs = [Song(row["title"], row["artist"], seconds("start" not in row and row.get("duration"))) for row in files]
+    # The duration of a window, or at another tempo, is not the song's.
+    durations = [not {"start", "original_tempo"} & row.keys() and row.get("duration") for row in files]
+    songs = [Song(row["title"], row["artist"], seconds(each)) for row, each in zip(files, durations, strict=True)]
     about, by_path = [], {}
     trust = [_share(text.get("confidence")) for text in texts]
     for number, text in enumerate(texts):

@@ -72,6 +72,7 @@ def test_files(tmp_path):
         ABBA,
         ABBA | {"path": "ABBA/Waterloo.1.mid", "title": "Waterloo.1", "duration": 300.0},
         ABBA | {"path": "ABBA/Waterloo_000.mid", "family": "ABBA/Waterloo.mid", "start": 0, "duration": 30.0},
+        ABBA | {"path": "ABBA/slower.mid", "original_tempo": 147.6, "duration": 200.0},
         ABBA | {"path": "Elvis/Waterloo.mid", "artist": "Elvis Presley"},
         {"path": "Hello.mid", "title": "Hello", "artist": ""},
         {"path": "x/y.mid", "title": "", "artist": "", "tempo": 90.4, "duration": 12.0},
@@ -90,7 +91,7 @@ def test_files(tmp_path):
     assert done.returncode == 0, done.stderr
     first = (tmp_path / "out/automated_paired_data.json").read_bytes()
     pairs = {each["midi_path"]: each for each in json.loads(first)}
-    assert list(pairs) == ["ABBA/Waterloo.mid", "ABBA/Waterloo_000.mid", "x/y.mid"]
+    assert list(pairs) == ["ABBA/Waterloo.mid", "ABBA/Waterloo_000.mid", "ABBA/slower.mid", "x/y.mid"]
     waterloo = pairs["ABBA/Waterloo.mid"]
     assert waterloo["text"] == "Waterloo is a song."
     assert (waterloo["genre"], waterloo["bpm"], waterloo["duration"]) == ("pop, schlager", 148, 168.0)
@@ -111,12 +112,12 @@ def test_files(tmp_path):
         "Elvis/Waterloo.mid": "the texts with its title are about other artists",
         "Nobody/Nothing.mid": "no text has a title like it",
     }
-    assert "3 pairs" in done.stdout
+    assert "4 pairs" in done.stdout
     assert "1 of them name a file that is not in the metadata, 'gone.mid' first" in done.stdout
     run(tmp_path, files[::-1], texts)
     assert (tmp_path / "out/automated_paired_data.json").read_bytes() == first
     looser = run(tmp_path, files, texts, "--max-seconds=inf", "--min-confidence=0.2")
-    assert "5 pairs" in looser.stdout
+    assert "6 pairs" in looser.stdout
 
 
 @pytest.mark.parametrize(
