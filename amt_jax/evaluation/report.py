@@ -18,6 +18,7 @@ import numpy as np
 from amt_jax.evaluation import charts
 from amt_jax.evaluation.likelihood import Likelihood
 from amt_jax.evaluation.metrics import METRICS, Comparison, Estimate, values_of
+from amt_jax.evaluation.page import page
 from amt_jax.music.features import PITCH_CLASSES, Features
 
 NAMES = ("report.json", "report.csv", "report.html")
@@ -139,7 +140,7 @@ class Report:
         if curves := training_curves(self.history):
             parts.append(f"<section><h2>Training</h2><figure>{charts.curves(curves)}</figure></section>")
         body = "\n".join(parts)
-        return _PAGE.format(title=html.escape(title), style=_STYLE, body=body)
+        return page(title, body)
 
     def _about(self) -> str:
         rows = "".join(
@@ -272,55 +273,3 @@ _LIKELIHOOD_ROWS = {
     "accuracy": "accuracy",
     "bits_per_second": "bits a second of music",
 }
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
-_STYLE = """
-:root { color-scheme: light; --ink: #111827; --soft: #6b7280; --line: #e5e7eb; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #f6f7f9; color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto,
-  "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 24px 16px 64px; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 8px 0 12px; overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; margin: 0 0 12px; }
-h3 { font-size: 1rem; margin: 16px 0 6px; overflow-wrap: anywhere; }
-h3 a { font-weight: 400; font-size: .85rem; margin-left: 8px; }
-.lead { margin: 0 0 6px; font-size: 1.05rem; }
-.note { color: var(--soft); font-size: .9rem; max-width: 75ch; }
-section, details { background: white; border: 1px solid var(--line); border-radius: 12px; padding: 20px;
-  margin: 20px 0; }
-summary { cursor: pointer; font-weight: 600; }
-table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 4px 14px 4px 0; vertical-align: top; overflow-wrap: anywhere; }
-th { font-weight: 500; color: var(--soft); white-space: nowrap; }
-tr + tr > * { border-top: 1px solid var(--line); }
-.scroll { overflow-x: auto; }
-.scroll tr:first-child th { white-space: normal; }
-.range { color: var(--soft); font-size: .85em; white-space: nowrap; }
-.cards { display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 310px), 1fr)); }
-.card { border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px; display: flex; flex-direction: column; }
-.card h3 { margin-top: 0; }
-.card h3::first-letter { text-transform: uppercase; }
-.card table { width: 100%; font-size: .8rem; margin-top: auto; }
-.card td, .card th { padding-right: 6px; }
-.card .range { display: block; }
-.dot { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 6px; }
-.yes { color: #047857; white-space: nowrap; } .no { color: #b45309; white-space: nowrap; }
-figure { margin: 0; max-width: 760px; }
-svg { width: 100%; height: auto; display: block; }
-svg text { font-family: inherit !important; }
-img { width: 100%; height: auto; border: 1px solid var(--line); border-radius: 8px; }
-audio { width: 100%; height: 40px; margin-top: 6px; }
-"""
