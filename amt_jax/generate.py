@@ -49,6 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     wish.add_argument(
         "--prompt_tokens", type=int, metavar="TOKENS", help="continue after so many tokens (default: all)"
     )
+    wish.add_argument("--instruments", metavar="NAMES", help='the only ones that may sound: "guitar, bass, drums"')
     ways = parser.add_argument_group("other ways to ask").add_mutually_exclusive_group()
     ways.add_argument("--batch", type=Path, metavar="FILE", help="requests, one json object a line")
     ways.add_argument("--interactive", action="store_true", help="answer questions, piece by piece")
@@ -78,7 +79,7 @@ def main() -> None:
         raise UserError(f"{args.output} is a file; name a folder with --output")
     mesh = MeshConfig.parse(args.mesh)
     generator = Generator(RunFolder(args.run), args.checkpoint, max_batch=args.max_batch, mesh=mesh)
-    names = ("composer", "count", "prompt", "prompt_beats", "prompt_tokens", *SETTINGS)
+    names = ("composer", "count", "prompt", "prompt_beats", "prompt_tokens", "instruments", *SETTINGS)
     asked = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.replay:
         piece = generator.replay(args.replay)
@@ -158,6 +159,8 @@ def interact(generator, asked, args) -> None:
     answers = SETTINGS | {"prompt": None, "prompt_tokens": 128, "composer": None} | asked
     while True:
         left_out = {"composer", "guidance"} if not composers else set()
+        if asked.get("bars") and "seconds" not in asked:
+            left_out.add("seconds")
         for name in QUESTIONS:
             if name == "prompt_tokens" and (answers["prompt"] is None or "prompt_beats" in asked):
                 left_out.add(name)

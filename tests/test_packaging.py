@@ -30,7 +30,10 @@ def test_every_requirement_has_a_range_and_a_reason():
 
 
 AMT = [f"amt_jax.{name}" for name in ("train", "generate", "evaluate", "demo")]
-PREP = [f"data_prep.{name}" for name in ("midi", "corpus", "encode", "cluster")]
+PREP = [
+    f"data_prep.{name}"
+    for name in ("midi", "corpus", "collect", "texts", "pair", "describe", "report", "encode", "cluster")
+]
 COMMANDS = [*AMT, *PREP, "launch.local", "launch.sweep", "launch.compile_check"]
 
 
@@ -44,7 +47,7 @@ def test_help_teaches_without_loading_jax(module):
         "except SystemExit as error:\n"
         "    assert not error.code\n"
         "heavy = {'jax', 'miditok', 'matplotlib', 'tensorflow', 'torch', 'grain', 'optuna', 'apache_beam'}\n"
-        "heavy |= {'sklearn', 'transformers', 'spacy'}\n"
+        "heavy |= {'sklearn', 'transformers', 'spacy', 'requests', 'rapidfuzz', 'py3langid'}\n"
         "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

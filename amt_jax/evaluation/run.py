@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from amt_jax import __version__, storage
 from amt_jax.data.cache import open_dataset
-from amt_jax.data.card import Card
-from amt_jax.data.pipeline import Records
+from amt_jax.data.conditions import open_conditions
+from amt_jax.data.pipeline import Records, Retold
 from amt_jax.errors import UserError
 from amt_jax.evaluation.likelihood import evaluate_likelihood
 from amt_jax.evaluation.metrics import compare
@@ -94,28 +94,34 @@ def evaluate_run(
     real = [tokenizer.decode(records[i].ids) for i in tqdm(range(len(records)), desc="reading", disable=None)]
     lengths = np.array([features(score).seconds for score in real])
     names = [condition.name for condition in config.conditions]
-    score = {"seconds": lengths, "seed": seed, "mesh": devices}
+    conditions = open_conditions(records.folder, card, config)  # by the run's card: matched by name, whatever their ids
+    told = {"model": records}
     if names:
         label = " and ".join(names)
-        likelihoods = {
-            f"{label} given": evaluate_likelihood(config, params, records, title=f"scoring, {label} given", **score),
-            f"{label} not given": evaluate_likelihood(
-                config, params, records, conditioned=False, title=f"scoring, {label} not given", **score
-            ),
+        order = np.random.default_rng(seed).permutation(len(records))
+        another = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
+        told = {
+            f"{label} given": records,
+            f"{label} not given": Retold(records, lambda index: {}),
+            f"{label} of another piece given": Retold(records, lambda index: records[another[index]].conditions),
         }
-    else:
-        likelihoods = {"model": evaluate_likelihood(config, params, records, **score)}
+    likelihoods = {
+        title: evaluate_likelihood(
+            config, params, each, conditions, seconds=lengths, seed=seed, mesh=devices, title=f"scoring, {title}"
+        )
+        for title, each in told.items()
+    }
 
     sampler = Sampler(config, params, card.spec, Grammar.create(card.spec, tokenizer.names), mesh=devices)
     if given is None:
         # Asked for what the real pieces are, so that both sets are of one mixture.
         order = np.random.default_rng(seed).permutation(len(records))
         chosen = [records[int(i)] for i in itertools.islice(itertools.cycle(order), count)]
-        conditions = [{name: records.condition_ids(record)[name] for name in names} for record in chosen]
-        results = _generate(sampler, settings, conditions, "generating")
+        wanted = [conditions.of_piece(record.conditions) for record in chosen]
+        results = _generate(sampler, settings, wanted, "generating")
         given = [
-            Sample(_name(number, card, wanted), tokenizer.decode(ids))
-            for number, (ids, wanted) in enumerate(zip(results, conditions, strict=True), start=1)
+            Sample(_name(number, names, record.conditions), tokenizer.decode(ids))
+            for number, (ids, record) in enumerate(zip(results, chosen, strict=True), start=1)
         ]
     # A model whose logits are all equal: the grammar alone decides what is possible. Such music is thin, and a few
     # notes are in one scale by chance: so it is as long in tokens as real music, not in seconds.
@@ -160,7 +166,7 @@ def evaluate_run(
 
 
 def open_records(run: RunFolder, folder: str | os.PathLike, split: str, *, named: bool) -> Records:
-    """The records of a split, their conditions by the run's ids; UserError if the run cannot read them."""
+    """The records of a split; UserError if the run cannot read them."""
     if not named and not storage.open_folder(folder).exists():
         raise UserError(f"the dataset of run {run.path}, {folder}, is not there; name it with --dataset=DATASET")
     card, here = open_dataset(folder, (split,))
@@ -169,8 +175,7 @@ def open_records(run: RunFolder, folder: str | os.PathLike, split: str, *, named
             f"dataset {folder} has another vocabulary ({card.spec.name}, {card.spec.vocab_size} ids) than run "
             f"{run.path} ({run.card.spec.name}, {run.card.spec.vocab_size} ids); prepare it with the run's tokenizer"
         )
-    # Between a dataset and a run conditions are matched by name.
-    return Records(here, dataclasses.replace(card, conditions=run.card.conditions), split)
+    return Records(here, card, split)
 
 
 def load_samples(folder: str | os.PathLike) -> list[Sample]:
@@ -243,6 +248,6 @@ def _generate(
         return [result.ids for result in results]
 
 
-def _name(number: int, card: Card, wanted: dict[str, int]) -> str:
-    values = [card.conditions[name].values[i - 1] for name, i in wanted.items() if i]
-    return f"sample {number}" + (f": {', '.join(values)}" if values else "")
+def _name(number: int, names: Sequence[str], wanted: Mapping[str, Any]) -> str:
+    asked = ", ".join(str(wanted[name]) for name in names if isinstance(wanted.get(name), str))
+    return f"sample {number}" + (f": {asked}" if asked else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -16,9 +17,10 @@ import jax
 import numpy as np
 
 from amt_jax import __version__
+from amt_jax.data.conditions import TEXT, Conditions
 from amt_jax.errors import UserError
 from amt_jax.model.params import fingerprint
-from amt_jax.music import midi
+from amt_jax.music import instruments, midi
 from amt_jax.parallel.mesh import ONE_DEVICE, MeshConfig, local_mesh
 from amt_jax.sampling import order as ordering
 from amt_jax.sampling.order import Order
@@ -29,6 +31,7 @@ from amt_jax.tokens.grammar import Grammar
 if TYPE_CHECKING:
     from symusic import Score
 
+    from amt_jax.text.encoder import Encoder
     from amt_jax.training.run_folder import RunFolder
 
 LONGEST_NAME = 80  # characters of a file's name before its seed
@@ -93,6 +96,9 @@ class Generator:
         devices = local_mesh(mesh, run.model_config)
         self.config, params = run.load_model(step, devices)
         self.checkpoint = fingerprint(params)
+        lengths = {each.name: each.length for each in self.config.conditions}
+        self.conditions = Conditions({name: self.card.conditions[name] for name in lengths}, lengths)
+        self.text_folder = run.text_path
         grammar = Grammar.create(self.card.spec, self.tokenizer.names)
         self.sampler = Sampler(self.config, params, self.card.spec, grammar, max_batch=max_batch, mesh=devices)
 
@@ -108,7 +114,7 @@ class Generator:
         self, orders: Sequence[Order], progress: Callable[[float], None] = lambda share: None
     ) -> Iterator[Piece]:
         """Makes pieces, batch by batch, in order; see `Sampler.generate` for `progress`."""
-        requests = [self._request(order.settings, order.conditions, order.prompt) for order in orders]
+        requests = [self._request(order) for order in orders]
         for order, request, result in zip(orders, requests, self.sampler.generate(requests, progress), strict=True):
             recipe = {
                 "amt_jax": __version__,
@@ -116,6 +122,9 @@ class Generator:
                 "checkpoint": self.checkpoint,
                 "settings": dataclasses.asdict(order.settings),
                 "conditions": dict(order.conditions),
+                "guide": dict(order.guide),
+                "negative": order.negative,
+                "instruments": list(order.instruments),
                 "prompt": base64.b64encode(zlib.compress(order.prompt.astype("<u2").tobytes())).decode(),
                 "bucket": dataclasses.asdict(result.bucket),
                 "row": result.row,
@@ -134,7 +143,15 @@ class Generator:
             settings = GenerationSettings(**recipe["settings"])
             bucket, row = Bucket(**recipe["bucket"]), int(recipe["row"])
             prompt = np.frombuffer(zlib.decompress(base64.b64decode(recipe["prompt"])), "<u2").astype(np.uint16)
-            checkpoint, conditions = recipe["checkpoint"], dict(recipe["conditions"])
+            checkpoint = recipe["checkpoint"]
+            order = Order(
+                settings,
+                dict(recipe["conditions"]),
+                prompt,
+                guide=recipe["guide"],
+                negative=recipe["negative"],
+                instruments=tuple(recipe["instruments"]),
+            )
         except midi.MidiError as error:
             raise UserError(f"cannot replay {path}: {error}") from None
         except (ValueError, KeyError, TypeError, zlib.error):
@@ -144,12 +161,31 @@ class Generator:
                 f"cannot replay {path}: checkpoint {checkpoint[:12]} made it, this is {self.checkpoint[:12]}; "
                 "name the right --run and --checkpoint"
             )
-        request = self._request(settings, conditions, prompt)
+        request = self._request(order)
         return self._piece(recipe, request, self.sampler.replay(request, bucket, row))
 
-    def _request(self, settings: GenerationSettings, conditions: Mapping[str, str], prompt: np.ndarray) -> Request:
-        ids = {name: self.card.conditions[name].id(value) for name, value in conditions.items()}
-        return Request(settings, ids, prompt)
+    def _request(self, order: Order) -> Request:
+        return Request(
+            order.settings,
+            {name: self._value(name, value) for name, value in order.conditions.items()},
+            order.prompt,
+            tuple(program for label in order.instruments for program in instruments.programs(label)) or None,
+            order.guides,
+            {TEXT: self._value(TEXT, order.negative)} if order.negative else {},
+        )
+
+    def _value(self, name: str, value: Any) -> np.ndarray:
+        if name != TEXT:
+            return self.conditions.value(name, value)
+        states = self.encoder.encode([value])
+        return self.conditions.text(states.values[0][states.mask[0]], self.encoder.pool(states)[0])
+
+    @functools.cached_property
+    def encoder(self) -> Encoder:
+        """What the model's texts are encoded by; UserError if it is not to be had."""
+        from amt_jax.text.encoder import load_encoder  # takes a second to import what it needs
+
+        return load_encoder(self.text_folder)
 
     def _piece(self, recipe: Mapping[str, Any], request: Request, result: Result) -> Piece:
         ids = np.concatenate([request.prompt, result.ids])

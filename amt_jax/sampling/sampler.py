@@ -1,6 +1,7 @@
 """Generation of many pieces at once: prefill a window, decode until it is full or all pieces ended, move the window on.
 
     B batch   G guidance branches   P prompt slots   S window slots   M output tokens   V vocabulary
+    L vectors of width W a condition
 
 A piece longer than the model's context is made window by window: when the window is full, the newer half of it becomes
 the prompt of the next, with positions from zero, just as training windows begin in the middle of pieces.
@@ -20,16 +21,16 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from amt_jax.errors import UserError
-from amt_jax.model.conditioning import NULL
 from amt_jax.model.params import abstract_model
 from amt_jax.model.transformer import Transformer, TransformerConfig
 from amt_jax.parallel.attention import CACHE, placement
 from amt_jax.parallel.mesh import constrain, one_device, parameter_shardings, sharding
 from amt_jax.sampling import cache, constraints
+from amt_jax.sampling.constraints import Limits
 from amt_jax.sampling.filters import Controls, noise, penalize, sample
 from amt_jax.sampling.guidance import guide
 from amt_jax.sampling.settings import GenerationSettings
-from amt_jax.tokens.grammar import Grammar, GrammarState
+from amt_jax.tokens.grammar import DRUMS, MAX_POLYPHONY, Grammar, GrammarState
 from amt_jax.tokens.spec import TokenSpec
 
 STEPS_A_DISPATCH = 128  # the compiled loop runs this long between two looks from the host
@@ -43,13 +44,33 @@ class Request:
 
     Attributes:
       settings: how to sample it.
-      conditions: condition name -> id; what is missing is null.
+      conditions: condition name -> its value, [L, W] float16; what is missing is null.
       prompt: ids to continue, without BOS; empty starts a new piece. [T] uint16
+      programs: the only instruments that new notes may have, 128 for drums; None for any.
+      guides: how strongly to follow which conditions, (names, scale) each; empty to follow all by settings.guidance.
+      against: what to be led away from, as `conditions`; empty for what the model does when nothing is asked.
     """
 
     settings: GenerationSettings
-    conditions: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    conditions: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     prompt: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint16))
+    programs: tuple[int, ...] | None = None
+    guides: Sequence[tuple[Sequence[str], float]] = ()
+    against: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def branches(self) -> list[tuple[Mapping[str, np.ndarray], float]]:
+        """What to ask the model, and with which scale: (conditions, scale) each, the base of guidance first.
+
+        A single one if there is nothing to guide.
+        """
+        guides = self.guides or [(tuple(self.conditions), self.settings.guidance)]
+        if not self.conditions or (not self.against and not self.guides and self.settings.guidance == 1):
+            return [(self.conditions, 1.0)]
+        return [
+            (self.against, 0.0),
+            *(({name: self.conditions[name] for name in names}, scale) for names, scale in guides),
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,16 +80,18 @@ class Bucket:
     Attributes:
       rows: B, a power of two.
       width: prompt slots.
-      guided: whether there is a null branch beside the conditioned one.
+      branches: G, 1 without guidance; else a base and one for each group of conditions with a scale of its own.
       candidates: tokens looked at after top-k.
       budget: new tokens at most, a power of two.
+      counted: whether the clocks count notes, because a row limits its polyphony.
     """
 
     rows: int
     width: int
-    guided: bool
+    branches: int
     candidates: int
     budget: int
+    counted: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,16 +133,14 @@ class DecodeState(NamedTuple):
 class Plan(NamedTuple):
     """What stays fixed for a batch.
 
-    controls; guidance scales [G - 1, B]; conditions name -> [B · G, 1]; max_tokens [B]; begin and end [B], the seconds
-    of its piece between which a row's new music lies.
+    controls; guidance scales [G - 1, B]; conditions name -> [B · G, 1, L, W]; max_tokens [B]; the rows' limits.
     """
 
     controls: Controls
     scales: jax.Array
     conditions: dict[str, jax.Array]
     max_tokens: jax.Array
-    begin: jax.Array
-    end: jax.Array
+    limits: Limits
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "slots", "mesh"))
@@ -133,7 +154,7 @@ def prefill(graph, params, conditions, window, first, *, slots, mesh):
     tokens, positions, segments = (jnp.repeat(x, branches, axis=0) for x in (window, positions, segments))
     hidden, layers = model.hidden(tokens[..., None], positions, segments, conditions, placement=placement(mesh))
     logits = model.logits(hidden[:, -1], placement(mesh))[:, 0]
-    return cache.fill(layers, slots, mesh), constrain(mesh, logits, "batch")
+    return cache.fill(layers, slots + model.config.prefix_slots, mesh), constrain(mesh, logits, "batch")
 
 
 def logits_rows(conditions, window):
@@ -151,13 +172,14 @@ def decode(
     model: Transformer = nnx.merge(graph, params)
     batch, slots = state.window.shape
     slot = jnp.arange(slots)
+    remembered = model.remember(plan.conditions, placement(mesh))
 
     def unfinished(state):
         return (state.count < stop) & (state.index < slots) & ~jnp.all(state.done)
 
     def step(state):
         logits = guide(state.logits.reshape(batch, -1, state.logits.shape[-1]).swapaxes(0, 1), plan.scales)
-        logits = constraints.constrain(grammar, state.clock, logits, plan.begin, plan.end)
+        logits = constraints.constrain(grammar, state.clock, logits, plan.limits)
         logits = penalize(logits, state.seen, plan.controls.repetition_penalty)
         drawn = sample(logits, noise(plan.controls.seed, state.count, logits.shape[-1]), plan.controls, candidates)
         token = jnp.where(state.done, pad, drawn)
@@ -169,7 +191,7 @@ def decode(
         mask = (slot >= state.first[:, None]) & (slot <= state.index)
         tokens, positions, mask = (jnp.repeat(x, branches, axis=0) for x in (token, state.index - state.first, mask))
         logits, filled = model.step(
-            tokens[:, None], positions, plan.conditions, state.cache, state.index, mask, placement(mesh)
+            tokens[:, None], positions, remembered, state.cache, state.index, mask, placement(mesh)
         )
         return DecodeState(
             cache=filled,
@@ -268,9 +290,10 @@ class Sampler:
             rows=self._rows(len(requests)),
             # A lone BOS needs one slot; other prompts share a few sizes, so that few programs are compiled.
             width=1 if longest == 1 else min(self.config.context_length // 2, max(32, _power_of_two(longest))),
-            guided=any(self._asks_guidance(request) for request in requests),
+            branches=max(len(request.branches) for request in requests) if self.config.conditions else 1,
             candidates=min(MAX_CANDIDATES, self.spec.vocab_size) if few else self.spec.vocab_size,
             budget=_power_of_two(budget),
+            counted=any(request.settings.polyphony for request in requests),
         )
 
     def _rows(self, count: int) -> int:
@@ -288,8 +311,8 @@ class Sampler:
             first[row] = bucket.width - len(kept)
             window[row, first[row] :] = kept
             seen[row, request.prompt] = True
-        clock = constraints.start(self.grammar, [request.prompt for request in padded], self.spec.pad)
-        plan = self._plan(padded, bucket, jnp.copy(clock.seconds))  # the original is donated with the state
+        clock = self._clock(padded, bucket)
+        plan = self._plan(padded, bucket, clock)
         state = DecodeState(
             cache=[],
             logits=jnp.zeros(0),
@@ -313,8 +336,9 @@ class Sampler:
                 self.graph, self.params, plan, state, jnp.int32(stop),
                 grammar=self.grammar, candidates=bucket.candidates, pad=self.spec.pad, mesh=self.mesh,
             )  # fmt: skip
-            count, index, done, seconds = jax.device_get((state.count, state.index, state.done, state.clock.seconds))
-            progress(_share(count, seconds, done, plan, len(requests)))
+            clock = (state.clock.seconds, state.clock.bar)
+            count, index, done, *clock = jax.device_get((state.count, state.index, state.done, *clock))
+            progress(_share(count, *clock, done, plan, len(requests)))
             if done.all() or count >= bucket.budget:
                 break
             if index == context:
@@ -322,21 +346,57 @@ class Sampler:
             elif index == state.window.shape[1]:
                 slots = min(2 * int(index), context)
                 window = jnp.pad(state.window, ((0, 0), (0, slots - int(index))))
-                state = state._replace(cache=cache.grow(state.cache, slots), window=window)
+                grown = cache.grow(state.cache, slots + self.config.prefix_slots)
+                state = state._replace(cache=grown, window=window)
         output = jax.device_get(state.output)[: len(requests), : int(count)]
         return [Result(self._strip(ids), bucket, row) for row, ids in enumerate(output)]
 
-    def _plan(self, requests: Sequence[Request], bucket: Bucket, begin: jax.Array) -> Plan:
+    def _clock(self, requests: Sequence[Request], bucket: Bucket) -> GrammarState:
+        """The clocks after the prompts, with the limits of what is new."""
+        clock = constraints.start(self.grammar, [request.prompt for request in requests], self.spec.pad)
+        polyphony = [request.settings.polyphony or MAX_POLYPHONY + 1 for request in requests]
+        asked = [request.programs is None or DRUMS in request.programs for request in requests]
+        return clock._replace(
+            ends=clock.ends if bucket.counted else clock.ends[:, :0],
+            polyphony=jnp.asarray(polyphony, jnp.int32),
+            drums=clock.drums & jnp.asarray(asked),
+        )
+
+    def _limits(self, requests: Sequence[Request], clock: GrammarState) -> Limits:
+        begin = jnp.copy(clock.seconds)  # the original is donated with the state
+        seconds = jnp.asarray([request.settings.seconds for request in requests], jnp.float32)
+        bars = np.array([request.settings.bars or constraints.ENDLESS for request in requests], np.int32)
+        begun = np.array([len(request.prompt) > 0 for request in requests])  # a bar that a prompt has begun is not new
+        begin_bar = jnp.maximum(clock.bar, 0) + begun
+        every = range(DRUMS + 1)
+        programs = [every if request.programs is None else request.programs for request in requests]
+        return Limits(
+            begin=begin,
+            end=begin + seconds,
+            begin_bar=begin_bar,
+            end_bar=begin_bar + bars,
+            playable=jnp.asarray(np.stack([self.grammar.playable(each) for each in programs])),
+        )
+
+    def _plan(self, requests: Sequence[Request], bucket: Bucket, clock: GrammarState) -> Plan:
         """Arrays of a row a request."""
 
         def column(name: str, dtype) -> jax.Array:
             return jnp.asarray([getattr(request.settings, name) for request in requests], dtype)
 
+        table = np.zeros((bucket.branches, len(requests)), np.float32)
+        asked = [[{}] * bucket.branches for _ in requests]
+        for row, request in enumerate(requests):
+            branches = request.branches
+            if len(branches) < bucket.branches:  # a row without guidance among others: its base counts for nothing
+                branches = [({}, 0.0), *branches] if len(branches) == 1 else branches
+            for branch, (values, scale) in enumerate(branches):
+                asked[row][branch], table[branch, row] = values, scale
         conditions = {}
         for condition in self.config.conditions:
-            asked = np.array([request.conditions.get(condition.name, NULL) for request in requests], np.int32)
-            branches = [np.full_like(asked, NULL), asked] if bucket.guided else [asked]
-            conditions[condition.name] = jnp.asarray(np.stack(branches, axis=1).reshape(-1, 1))
+            null = condition.null()
+            values = [values.get(condition.name, null) for branches in asked for values in branches]
+            conditions[condition.name] = jnp.asarray(np.stack(values)[:, None])
         return Plan(
             controls=Controls(
                 seed=column("seed", jnp.uint32),
@@ -346,16 +406,11 @@ class Sampler:
                 min_p=column("min_p", jnp.float32),
                 repetition_penalty=column("repetition_penalty", jnp.float32),
             ),
-            scales=column("guidance", jnp.float32)[None] if bucket.guided else jnp.zeros((0, len(requests))),
+            scales=jnp.asarray(table[1:]),
             conditions=conditions,
             max_tokens=column("max_tokens", jnp.int32),
-            begin=begin,
-            end=begin + column("seconds", jnp.float32),
+            limits=self._limits(requests, clock),
         )
-
-    def _asks_guidance(self, request: Request) -> bool:
-        asked = any(request.conditions.get(condition.name, NULL) != NULL for condition in self.config.conditions)
-        return asked and request.settings.guidance != 1
 
     def _open_window(self, state: DecodeState, plan: Plan, keep: int, slots: int) -> DecodeState:
         """Makes the last `keep` tokens of the window the prompt of a new one."""
@@ -384,8 +439,10 @@ def _power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def _share(count, seconds, done, plan: Plan, rows: int) -> float:
+def _share(count, seconds, bar, done, plan: Plan, rows: int) -> float:
     """The share of the work done: that of the slowest row, by its clock or by its tokens, whichever is further."""
-    begin, end, max_tokens = (np.asarray(x)[:rows] for x in (plan.begin, plan.end, plan.max_tokens))
-    share = np.maximum((seconds[:rows] - begin) / (end - begin), count / max_tokens)
-    return float(np.min(np.where(done[:rows], 1, np.clip(share, 0, 1))))
+    limits, max_tokens = jax.device_get((plan.limits, plan.max_tokens))
+    share = (seconds - limits.begin) / (limits.end - limits.begin)
+    share = np.maximum(share, (bar - limits.begin_bar) / (limits.end_bar - limits.begin_bar))
+    share = np.maximum(share, count / max_tokens)
+    return float(np.min(np.where(done, 1, np.clip(share, 0, 1))[:rows]))

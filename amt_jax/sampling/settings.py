@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from amt_jax.errors import UserError
+from amt_jax.tokens.grammar import MAX_POLYPHONY
 
 
 def _field(default: Any, low: float | None, high: float | None, help: str) -> Any:
@@ -16,7 +17,9 @@ def _field(default: Any, low: float | None, high: float | None, help: str) -> An
 class GenerationSettings:
     """How one piece is sampled; every field has its limits and its help in the metadata."""
 
-    seconds: float = _field(40.0, 0.1, 36000.0, "length of new music, in seconds")
+    seconds: float = _field(40.0, 0.1, 36000.0, "length of new music, in seconds; with bars, whichever ends first")
+    bars: int = _field(0, 0, 10000, "length of new music, in bars; 0 leaves it to seconds")
+    polyphony: int = _field(0, 0, MAX_POLYPHONY, "notes that may sound at once, drums aside; 0 is any number")
     max_tokens: int = _field(8192, 1, 65536, "stop after this many new tokens, whatever the length")
     temperature: float = _field(0.9, 0.0, 10.0, "randomness; 0 always takes the likeliest token")
     top_k: int = _field(40, 0, 1000000, "sample among the k likeliest tokens; 0 is all")

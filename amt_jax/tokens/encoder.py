@@ -23,12 +23,11 @@ class Encoder:
             ids.setdefault(kind, {})[value] = index
         self._bar = ids.get("Bar", {}).get("None")
         self._position = min(ids["Position"].values()) if self._bar else 0
-        self._meters = {tuple(map(int, value.split("/"))): index for value, index in ids["TimeSig"].items()}
-        self._tempos = np.array([float(value) for value in ids["Tempo"]])
-        self._first_tempo = min(ids["Tempo"].values())
-        self._pitch, self._drum, self._velocity = (
-            _table(ids[kind], 128) for kind in ("Pitch", "PitchDrum", "Velocity")
-        )
+        self._meters = {tuple(map(int, value.split("/"))): index for value, index in ids.get("TimeSig", {}).items()}
+        self._tempos = np.array([float(value) for value in ids.get("Tempo", {})])
+        self._first_tempo = min(ids.get("Tempo", {}).values(), default=0)
+        self._pitch, self._drum = (_table(ids.get(kind, {}), 128) for kind in ("Pitch", "PitchDrum"))
+        self._velocity = _table(ids["Velocity"], 128) if "Velocity" in ids else None
         programs = ids.get("Program")
         self._program = (
             _table({int(value) % 129: index for value, index in programs.items()}, 129) if programs else None
@@ -50,12 +49,16 @@ class Encoder:
         """Ids of a score that MidiTok has preprocessed, with a time signature and a tempo at tick 0. [T] uint16."""
         meters = [(each.time, each.numerator, each.denominator) for each in score.time_signatures]
         meter_tick, beats, unit = np.array(meters).T
-        meter_id = np.array([self._meters[each[1:]] for each in meters])
+        # Where the vocabulary cannot say them, meters and tempos are no events.
+        stated = meter_tick if self._meters else meter_tick[:0]
+        meter_id = np.array([self._meters[each[1:]] for each in meters[: len(stated)]], int)
         beat_ticks = score.ticks_per_quarter * 4 // unit
         bar_ticks, position_ticks = beats * beat_ticks, beat_ticks // self._per_beat
         meter_bar = np.concatenate(([0], np.cumsum(np.diff(meter_tick) // bar_ticks[:-1])))
-        tempos = score.tempos.numpy()
-        tempo_id = self._first_tempo + np.abs(self._tempos - 6e7 / tempos["mspq"][:, None]).argmin(1)
+        tempos = {name: values[: None if len(self._tempos) else 0] for name, values in score.tempos.numpy().items()}
+        tempo_id = np.zeros(0, int)
+        if len(tempos["time"]):
+            tempo_id = self._first_tempo + np.abs(self._tempos - 6e7 / tempos["mspq"][:, None]).argmin(1)
 
         # Events in MidiTok's order: by time, and at one time meters, tempos, then notes by track.
         tracks = [track.notes.numpy() for track in score.tracks]
@@ -65,9 +68,10 @@ class Encoder:
         pitch_ids = [self._drum if track.is_drum else self._pitch for track in score.tracks]
         columns = [
             np.concatenate([table[notes["pitch"]] for table, notes in zip(pitch_ids, tracks, strict=True)]),
-            np.concatenate([self._velocity[notes["velocity"]] for notes in tracks]),
             self._duration[note_ticks // position_ticks[note_meter]],
         ]
+        if self._velocity is not None:
+            columns.insert(1, np.concatenate([self._velocity[notes["velocity"]] for notes in tracks]))
         if self._program is not None:
             programs = [self._program[128 if track.is_drum else track.program] for track in score.tracks]
             columns.insert(0, np.repeat(programs, [len(notes["time"]) for notes in tracks]))
@@ -75,8 +79,8 @@ class Encoder:
         own = np.zeros((globals_ + len(note_time), width), np.int64)
         own[:globals_, 0] = np.concatenate((meter_id, tempo_id))
         own[globals_:] = np.stack(columns, 1)
-        time = np.concatenate((meter_tick, tempos["time"], note_time))
-        end = np.concatenate((meter_tick, tempos["time"], note_time + note_ticks))
+        time = np.concatenate((stated, tempos["time"], note_time))
+        end = np.concatenate((stated, tempos["time"], note_time + note_ticks))
         order = np.argsort(time, kind="stable")
         own, time, end = own[order], time[order], end[order]
         is_meter, own_size = order < len(meter_id), np.where(order < globals_, 1, width)
@@ -108,7 +112,7 @@ class Encoder:
         ids[_spread(starts[:-1], gaps)] = spelt
         at = starts[:-1] + gaps
         odd = _spread(np.zeros_like(bars), bars) % 2
-        ids[_spread(at, bars)] = np.where(odd, np.repeat(meter_id[meter], bars), self._bar or 0)
+        ids[_spread(at, bars)] = np.where(odd, meter_id[np.repeat(meter, bars)], self._bar or 0)
         at += bars
         ids[at[placed]] = self._position + position[placed]
         ids[_spread(at + placed, own_size)] = own[np.arange(width) < own_size[:, None]]

@@ -22,6 +22,10 @@ and with time shifts (TSD):
     START -> TimeSig -> METER;   METER, TEMPO, NOTE, SHIFT -> TimeShift | note | EOS;   METER, SHIFT -> Tempo
     SHIFT -> TimeSig                              if the shift ended on a bar line
 
+and where there are neither meters nor tempos (amt_events, remigen; without Velocity in the first):
+
+    START -> SemanticToken -> METER;   START, METER, NOTE, SHIFT -> TimeShift | note | EOS
+
 An example in REMI, with the clock after each token (4/4, a tick is half a position, Tempo_121.29 = 0.0309 s a tick):
 
     Bar         TimeSig_4/4  Position_0  Tempo_121.29  Pitch_60  Velocity_63  Duration_1.0.8  Rest_4.0.2  Position_8
@@ -52,12 +56,13 @@ KINDS = (
 
 DRUMS = 128  # Where drums stand among programs.
 RANKS = 128  # Pitches a program: a note's rank is its program times this, plus its pitch.
+MAX_POLYPHONY = 16  # The clock knows so many ends of notes, so a limit is at most this.
 
 Array = Any  # A numpy or a jax array.
 
 
 class GrammarState(NamedTuple):
-    """Where a row stands; all arrays of one shape, a row each.
+    """Where a row stands; all arrays of one shape, a row each, but `ends`, which has one more axis.
 
     Attributes:
       state: index into KINDS.
@@ -72,6 +77,11 @@ class GrammarState(NamedTuple):
       highest: rank of the last note of this moment, -1 if there is none; the next one's must be higher.
       seconds: seconds from the start to now.
       tick_seconds: seconds a tick, by the tempo.
+      ends: where the notes end that end last, the latest first; drums are left out. [..., MAX_POLYPHONY], or [..., 0]
+        for a clock without that limit, which is faster.
+      polyphony: how many notes other than drums may sound at once, MAX_POLYPHONY + 1 where that is not limited. It
+        stays as it is, so set it after a prompt, which may have more.
+      drums: whether drums may sound, which is what a position without room for other notes is good for.
     """
 
     state: Array
@@ -86,6 +96,9 @@ class GrammarState(NamedTuple):
     highest: Array
     seconds: Array
     tick_seconds: Array
+    ends: Array
+    polyphony: Array
+    drums: Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -103,6 +116,7 @@ class Grammar:
       length: [W] int32, positions of a Duration, else 0.
       pitch: [W] int32, of a Pitch or PitchDrum, else -1.
       program: [W] int32, of a Program, 128 for drums, else -1.
+      opens: [W] bool, the first token of a note other than a drum.
       top: [W] int32, the rank of the highest note that a Program can have, else 0.
       bar_ticks: [W] int32, ticks a bar of a TimeSig, else 0.
       position_ticks: [W] int32, ticks a position of a TimeSig, else 0.
@@ -122,6 +136,7 @@ class Grammar:
     length: np.ndarray
     pitch: np.ndarray
     program: np.ndarray
+    opens: np.ndarray
     top: np.ndarray
     bar_ticks: np.ndarray
     position_ticks: np.ndarray
@@ -149,10 +164,10 @@ class Grammar:
 
         durations = [v for k, v in zip(kinds, values, strict=True) if k == "Duration"]
         per_beat = max(int(value.split(".")[2]) for value in durations)
-        finest = max(meter(v)[1] for k, v in zip(kinds, values, strict=True) if k == "TimeSig")
+        finest = max((meter(v)[1] for k, v in zip(kinds, values, strict=True) if k == "TimeSig"), default=4)
         ticks_per_quarter = per_beat * finest // 4
         tempos = [float(v) for k, v in zip(kinds, values, strict=True) if k == "Tempo"]
-        tempo = min(tempos, key=lambda each: abs(each - 120))  # What a decoder assumes until it is told.
+        tempo = min(tempos, key=lambda each: abs(each - 120), default=120)  # What a decoder assumes until it is told.
 
         def tick_seconds(bpm: float) -> float:
             return 60 / (bpm * ticks_per_quarter)
@@ -162,7 +177,12 @@ class Grammar:
         # Before the first Bar token, bar -1: one full bar before tick 0.
         clock = (0, -1, -common[0], *common, 0, 0, 0, -1) if with_bars else (0, 0, 0, *common, 0, 0, 0, -1)
         initial = GrammarState(
-            *(np.int32(each) for each in (KINDS.index("START"), *clock)), np.float32(0), np.float32(tick_seconds(tempo))
+            *(np.int32(each) for each in (KINDS.index("START"), *clock)),
+            seconds=np.float32(0),
+            tick_seconds=np.float32(tick_seconds(tempo)),
+            ends=np.zeros(MAX_POLYPHONY, np.int32),
+            polyphony=np.int32(MAX_POLYPHONY + 1),
+            drums=np.bool_("Program_-1" in names),
         )
         pitch = column("Pitch", int, -1) + column("PitchDrum", int, -1) + 1
         program = column("Program", lambda v: int(v) % (DRUMS + 1), -1)  # drums are Program_-1
@@ -184,6 +204,7 @@ class Grammar:
             length=column("Duration", positions),
             pitch=pitch,
             program=program,
+            opens=(program >= 0) & (program < DRUMS) if "Program" in kinds else pitch >= 0,
             top=top.astype(np.int32),
             bar_ticks=column("TimeSig", lambda v: meter(v)[0] * per_beat * finest // meter(v)[1]),
             position_ticks=column("TimeSig", lambda v: finest // meter(v)[1]),
@@ -195,7 +216,12 @@ class Grammar:
 
     def start(self, shape: tuple[int, ...] = (), xp: ModuleType = np) -> GrammarState:
         """The state before the first token (BOS counts for nothing), for rows of `shape`."""
-        return GrammarState(*(xp.full(shape, each, each.dtype) for each in self.initial))
+        return GrammarState(*(xp.full((*shape, *each.shape), each, each.dtype) for each in self.initial))
+
+    def playable(self, programs: Sequence[int]) -> np.ndarray:
+        """Which ids, BPE merges included, name no instrument but these (128 for drums). [V] bool."""
+        may = (self.program < 0) | np.isin(self.program, programs)
+        return np.where(self.expansion >= 0, may[self.expansion], True).all(-1)
 
     def step(self, state: GrammarState, token: Array, xp: ModuleType = np) -> tuple[Array, GrammarState]:
         """Whether base ids may follow, and the state after each if they do. `token` broadcasts against the state."""
@@ -227,9 +253,13 @@ class Grammar:
         rank = state.program * RANKS + pitch
         allowed &= (pitch < 0) | (rank > highest)
         allowed &= (program < 0) | (of(self.top) > highest)
+        room = tick >= _free(state, xp)
+        allowed &= room | ~(of(self.opens) | ((position >= 0) & ~state.drums))
 
         bars = (tick - state.bar_tick) // state.bar_ticks
         length = of(self.length)
+        end = tick + length * state.position_ticks
+        counted = (length > 0) & (state.program < DRUMS)
         return allowed, GrammarState(
             state=following,
             tick=tick,
@@ -237,14 +267,15 @@ class Grammar:
             bar_tick=state.bar_tick + bars * state.bar_ticks,
             bar_ticks=xp.where(meter_ticks > 0, meter_ticks, state.bar_ticks),
             position_ticks=xp.where(meter_ticks > 0, of(self.position_ticks), state.position_ticks),
-            note_end=xp.where(
-                length > 0, xp.maximum(state.note_end, tick + length * state.position_ticks), state.note_end
-            ),
+            note_end=xp.where(length > 0, xp.maximum(state.note_end, end), state.note_end),
             notes=state.notes + (length > 0),
             program=xp.where(program >= 0, program, state.program),
             highest=xp.where(pitch >= 0, rank, highest),
             seconds=state.seconds + (tick - state.tick).astype(np.float32) * state.tick_seconds,
             tick_seconds=xp.where(seconds > 0, seconds, state.tick_seconds),
+            ends=_insert(state.ends, xp.where(counted, end, 0), xp),
+            polyphony=state.polyphony,
+            drums=state.drums,
         )
 
     def run(self, state: GrammarState, token: Array, xp: ModuleType = np) -> tuple[Array, GrammarState]:
@@ -260,7 +291,7 @@ class Grammar:
 
     def look(self, state: GrammarState, xp: ModuleType = np) -> tuple[Array, GrammarState]:
         """For every id, whether it may come next and the state after it. Fields [...] -> [..., V]."""
-        each = GrammarState(*(field[..., None] for field in state))
+        each = GrammarState(*(field[..., None] for field in state))._replace(ends=state.ends[..., None, :])
         return self.run(each, xp.arange(len(self.expansion)), xp)
 
     def allowed(self, state: GrammarState, xp: ModuleType = np) -> Array:
@@ -273,7 +304,22 @@ class Grammar:
 
 
 def _where(condition: Array, new: GrammarState, old: GrammarState, xp: ModuleType) -> GrammarState:
-    return GrammarState(*(xp.where(condition, a, b) for a, b in zip(new, old, strict=True)))
+    def pick(name: str, a: Array, b: Array) -> Array:
+        return xp.where(condition[..., None] if name == "ends" else condition, a, b)
+
+    return GrammarState(*map(pick, GrammarState._fields, new, old))
+
+
+def _free(state: GrammarState, xp: ModuleType) -> Array:
+    """The first tick at which so few notes sound that one more may start. [...] int32."""
+    counted = xp.arange(state.ends.shape[-1]) >= state.polyphony[..., None] - 1
+    return xp.where(counted, state.ends, 0).max(-1, initial=0)
+
+
+def _insert(ends: Array, end: Array, xp: ModuleType) -> Array:
+    """Puts a note's end among `ends`, in order, and drops the earliest; 0 for no note. [..., P], [...] -> [..., P]."""
+    before = xp.concatenate([xp.full_like(ends[..., :1], np.iinfo(np.int32).max), ends[..., :-1]], -1)
+    return xp.maximum(ends, xp.minimum(before, end[..., None]))
 
 
 def _transitions(kinds: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -293,7 +339,8 @@ def _transitions(kinds: np.ndarray, values: np.ndarray) -> np.ndarray:
         allow("POSITION", "Tempo", "TEMPO")
         before_note = "POSITION TEMPO NOTE"
     else:
-        between = "METER TEMPO NOTE SHIFT"
+        between = "METER TEMPO NOTE SHIFT" if "TimeSig" in kinds else "START METER NOTE SHIFT"
+        allow("START", "SemanticToken", "METER")
         allow("START SHIFT", "TimeSig", "METER")
         allow(between, "TimeShift", "SHIFT")
         allow("METER SHIFT", "Tempo", "TEMPO")
@@ -308,5 +355,5 @@ def _transitions(kinds: np.ndarray, values: np.ndarray) -> np.ndarray:
     else:
         allow(before_note, "Pitch", "PITCH")
     allow("PITCH", "Velocity", "VELOCITY")
-    allow("VELOCITY", "Duration", "NOTE")
+    allow("VELOCITY" if "Velocity" in kinds else "PITCH", "Duration", "NOTE")
     return table

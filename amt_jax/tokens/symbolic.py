@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,18 +33,36 @@ class Preset:
       tokenization: name of the MidiTok class.
       programs: keep instruments and drums; otherwise all pitched tracks become one piano and drums are left out.
       rests: Rest tokens; in TSD they would only be a second spelling of TimeShift.
+      velocities: keep how loud a note is; otherwise all are equally loud.
+      meters: Tempo and TimeSig tokens; otherwise music is written in seconds, as if it were all at REAL_TIME.
+      specials: what is no music, PAD first.
+      pitches: the lowest and the highest that are kept.
+      steps: (first beat, last beat) -> steps a beat of lengths and shifts between them.
     """
 
     tokenization: str
     programs: bool
     rests: bool
+    velocities: bool = True
+    meters: bool = True
+    specials: tuple[str, ...] = ("PAD", "BOS", "EOS")
+    pitches: tuple[int, int] = (21, 108)
+    steps: Mapping[tuple[int, int], int] = dataclasses.field(default_factory=lambda: {(0, 4): 8, (4, 12): 4})
 
+
+REAL_TIME = 120  # beats a minute
+TICKS = 480  # a beat of music in seconds before MidiTok puts it on its grid
+STYLED = ("PAD", "UNK", "BOS", "EOS", *(f"SemanticToken_{style}" for style in range(10)))
+PLAIN = {"programs": False, "rests": False, "meters": False, "specials": STYLED, "pitches": (0, 127)}
 
 # remi has exactly 419 ids (the vocabulary of row R2), so it carries the PitchDrum ids although a piano never uses them.
 PRESETS = {
     "remi": Preset("REMI", programs=False, rests=True),
     "remi_multitrack": Preset("REMI", programs=True, rests=True),
     "tsd": Preset("TSD", programs=True, rests=False),
+    # Exactly 512 ids each (the sources' vocabulary); the longest steps are what is left of them.
+    "amt_events": Preset("TSD", **PLAIN, velocities=False, steps={(0, 4): 24, (4, 12): 8, (12, 37): 1}),
+    "remigen": Preset("TSD", **PLAIN, steps={(0, 4): 24, (4, 12): 8, (12, 21): 1}),
 }
 
 
@@ -56,6 +74,14 @@ class SymbolicTokenizer:
         with nothing but drums is refused.
       remi_multitrack: bars and positions, a Program token before every note, drums included.
       tsd: time shifts instead of bars, a Program token before every note, drums included.
+      amt_events: TIME_ON, NOTE and DURATION, 512 ids with PAD, UNK, START, END and SEMANTIC_TOKEN_0 to _9, under
+        MidiTok's names (TimeShift, Pitch, Duration, BOS, EOS, SemanticToken). One piano without drums and loudness, in
+        seconds: tempo is not a token, so a piece sounds as fast as it was and its bars are not known. A TIME_ON is the
+        time since the one before, as 185 of them cannot tell the places of a piece apart, and is left out at zero.
+        They and the durations go by 1/48 s up to 2 s, 1/16 s to 6 s, then 0.5 s to 18.5 s; what lies between becomes
+        the nearest, so that nothing is UNK.
+      remigen: the same with a velocity for each note, also 512 ids: Pitch, Velocity, Duration, and TimeShift between
+        notes; the longest is 10.5 s.
 
     Attributes:
       name: the preset.
@@ -81,13 +107,15 @@ class SymbolicTokenizer:
             raise UserError(f"unknown tokenizer {near(preset, list(PRESETS))}")
         options = PRESETS[preset]
         config = miditok.TokenizerConfig(
-            pitch_range=(21, 108),
+            pitch_range=options.pitches,
+            beat_res=dict(options.steps),
             num_velocities=32,
-            special_tokens=["PAD", "BOS", "EOS"],
+            special_tokens=list(options.specials),
+            use_velocities=options.velocities,
             use_rests=options.rests,
-            use_tempos=True,
-            use_time_signatures=True,
-            use_pitchdrum_tokens=True,
+            use_tempos=options.meters,
+            use_time_signatures=options.meters,
+            use_pitchdrum_tokens=options.meters,
             use_programs=options.programs,
             one_token_stream_for_programs=options.programs,
             encode_ids_split="no",  # We split: MidiTok would have to know the score again.
@@ -128,7 +156,7 @@ class SymbolicTokenizer:
         """The score as the ids will hold it: on MidiTok's grid, ordered. Raises MidiError if nothing is left."""
         score = self._tokenizer.preprocess_score(self._reduce(score))
         positions = 2 * max(signature.denominator for signature in score.time_signatures)
-        if score.ticks_per_quarter != positions:
+        if self._preset.meters and score.ticks_per_quarter != positions:
             # MidiTok chose the grid for an x/8 signature that it then dropped: times off the x/4 grid would remain.
             score = self._tokenizer.preprocess_score(score)
         _tidy(score)
@@ -178,10 +206,13 @@ class SymbolicTokenizer:
         learnt = self._tokenizer.vocab_model or {}
         words = sorted(learnt, key=learnt.get)[len(self.names) :]
         merges = tuple(tuple(ord(character) - FIRST_CHARACTER for character in word) for word in words)
-        return TokenSpec(self.name, 1, len(self.names) + len(merges), 0, 1, 2, ranges, merges)
+        pad, bos, eos = (ranges[special][0] for special in ("PAD", "BOS", "EOS"))
+        return TokenSpec(self.name, 1, len(self.names) + len(merges), pad, bos, eos, ranges, merges)
 
     def _reduce(self, score: Score) -> Score:
         """Only what is encoded: tracks of notes in a fixed order, tempos and time signatures."""
+        if not self._preset.meters:
+            score = _in_real_time(score)
         tracks: dict[int, list[dict[str, np.ndarray]]] = {}
         for track in score.tracks:
             if not len(track.notes) or (track.is_drum and not self._preset.programs):
@@ -200,6 +231,19 @@ class SymbolicTokenizer:
         reduced.tempos = score.tempos.sort(inplace=False)
         reduced.time_signatures = score.time_signatures.sort(inplace=False)
         return reduced
+
+
+def _in_real_time(score: Score) -> Score:
+    """The same notes at the same seconds, all at REAL_TIME and in 4/4."""
+    sounding, score = score.to("second"), score.copy()
+    for track, timed in zip(score.tracks, sounding.tracks, strict=True):
+        notes, seconds = track.notes.numpy(), timed.notes.numpy()
+        for name in ("time", "duration"):
+            notes[name] = np.rint(seconds[name] * (TICKS * REAL_TIME / 60)).astype(np.int32)
+        track.notes = Note.from_numpy(**notes)
+    score.ticks_per_quarter = TICKS
+    score.tempos, score.time_signatures = [Tempo(0, REAL_TIME)], []
+    return score
 
 
 def _tidy(score: Score) -> None:

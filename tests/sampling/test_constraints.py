@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from amt_jax.sampling.constraints import EARLY_END, constrain, start
+from amt_jax.sampling.constraints import EARLY_END, ENDLESS, Limits, constrain, start
 from amt_jax.tokens.grammar import GrammarState
 
 
@@ -49,15 +49,20 @@ def after(setup):
     return read
 
 
+def within(setup, begin, end):
+    """Limits of time alone, one row."""
+    playable = jnp.ones((1, len(setup.tokenizer.names)), bool)
+    return Limits(jnp.array([begin]), jnp.array([end]), jnp.array([0]), jnp.array([ENDLESS]), playable)
+
+
 NOTE = ("Bar_None", "TimeSig_4/4", "Position_0", "Tempo_121.29", "Pitch_60", "Velocity_63")
 
 
 def test_what_would_pass_the_end_is_an_ending_once_the_time_is_filled(setup, after):
     clock = after(*NOTE, "Duration_4.0.4")  # two seconds of sound, the clock at zero
     logits = jax.random.normal(jax.random.key(0), (1, len(setup.tokenizer.names)))
-    begin, end = jnp.array([0.0]), jnp.array([1.5])
     allowed, then = setup.grammar.look(clock, jnp)
-    got = constrain(setup.grammar, clock, logits, begin, end)
+    got = constrain(setup.grammar, clock, logits, within(setup, 0.0, 1.5))
     eos = setup.grammar.eos
     over = np.asarray(allowed & (then.seconds > 1.5))[0]
     assert over.any()
@@ -75,7 +80,7 @@ def test_no_end_before_the_notes_fill_the_time(setup, after):
     sound = 4 * 60 / 121.29
 
     def may_end(clock, end):
-        got = constrain(setup.grammar, clock, logits, jnp.array([0.0]), jnp.array([end]))
+        got = constrain(setup.grammar, clock, logits, within(setup, 0.0, end))
         assert (got > -jnp.inf).any()
         return bool(got[0, setup.grammar.eos] > -jnp.inf)
 
@@ -88,8 +93,6 @@ def test_no_end_before_the_notes_fill_the_time(setup, after):
 
 def test_where_nothing_fits_there_is_only_the_end(setup, after):
     clock = after("Bar_None")._replace(state=jnp.array([12]))  # after EOS: the rows that are done
-    got = constrain(
-        setup.grammar, clock, jnp.zeros((1, len(setup.tokenizer.names))), jnp.array([0.0]), jnp.array([9.0])
-    )
+    got = constrain(setup.grammar, clock, jnp.zeros((1, len(setup.tokenizer.names))), within(setup, 0.0, 9.0))
     assert got[0, setup.grammar.eos] == 0
     assert (jnp.delete(got[0], setup.grammar.eos) == -jnp.inf).all()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from symusic import Note, Score, Track
 
 from amt_jax.errors import MidiError
-from amt_jax.tokens.grammar import DRUMS, KINDS, Grammar, GrammarState
+from amt_jax.tokens.grammar import DRUMS, KINDS, MAX_POLYPHONY, Grammar, GrammarState
 from amt_jax.tokens.symbolic import PRESETS, SymbolicTokenizer
 
 EXAMPLE = (
@@ -42,6 +42,7 @@ def walk(grammar: Grammar, kinds: np.ndarray, seed: int, rows: int = 8, steps: i
     rng = np.random.default_rng(seed)
     of_kind = np.eye(kinds.max() + 1)[kinds]  # [V, kinds]
     state, ids, states = grammar.start((rows,)), [], []
+    state = state._replace(ends=state.ends[:, :0])  # faster
     for _ in range(steps):
         allowed, after = grammar.look(state)
         allowed[:, grammar.eos] = False
@@ -99,7 +100,7 @@ def test_what_is_accepted_decodes_to_what_the_clock_says(tokenizer, grammar, see
         before, state = state, grammar.advance(state, np.array(column))
         for row in np.flatnonzero(state.notes > before.notes):
             onsets[row].append(int(state.tick[row]))
-    for one, other in zip(state, states[-1], strict=True):
+    for one, other in zip(state._replace(ends=states[-1].ends), states[-1], strict=True):
         np.testing.assert_array_equal(one, other)  # Merges go where their base ids go.
     for row, tokens in enumerate(ids):
         score = tokenizer.decode(tokens)
@@ -115,6 +116,8 @@ def test_what_is_accepted_decodes_to_what_the_clock_says(tokenizer, grammar, see
         assert len(set(notes)) == len(notes), "the same note twice at once"
         if onsets[row]:
             assert max(note.end for track in score.tracks for note in track.notes) == state.note_end[row]
+        ends = sorted((note.end for track in score.tracks for note in track.notes if not track.is_drum), reverse=True)
+        np.testing.assert_array_equal(state.ends[row], [*ends, *[0] * MAX_POLYPHONY][:MAX_POLYPHONY])
         tick = int(state.tick[row])
         assert bar_of(score, tick) == state.bar[row]
         score.tracks = [Track(notes=[Note(tick, 1, 60, 60)])]
@@ -175,7 +178,7 @@ def test_the_worked_example():
 
 
 def test_a_piano_plays_no_drums_and_nothing_ends_before_its_first_note(tokenizer, grammar):
-    first, stop = tokenizer.spec.ranges["PitchDrum"]
+    first, stop = tokenizer.spec.ranges.get("PitchDrum", (0, 0))
     reachable = (grammar.next_state[:, first:stop] >= 0).any()
     assert reachable == ("Program" in tokenizer.spec.ranges)
     for name in ("pad", "bos"):
