@@ -13,7 +13,6 @@ MAY_USE = {
     "model": set(),
     "data": {"tokens"},
     "pretrained": set(),
-    "text": {"pretrained"},
     "parallel": {"model"},
     "training": {"tokens", "data", "model", "parallel"},
     "sampling": {"tokens", "music", "text", "data", "model", "parallel", "training"},
