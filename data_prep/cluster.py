@@ -38,6 +38,7 @@ def main() -> int:
     args = _parser().parse_args()
     dataset = storage.local_path(args.dataset)
     from amt_jax.data.captions import FOLDER, CaptionTable
+    from data_prep.encode import register
 
     folder = dataset / FOLDER
     table = CaptionTable.load(folder)
@@ -47,6 +48,7 @@ def main() -> int:
         raise UserError(f"no caption of the train split in {folder} says anything to {table.card.encoder!r}")
     clusters = fit(table.pooled(train), args.k, args.seed, table.card.digest)
     table = save(clusters, table)
+    register(dataset)
     found = portraits(clusters, table)
     show(clusters, found)
     if args.report:

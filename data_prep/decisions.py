@@ -120,13 +120,13 @@ def _judge(source: Source, twin: Outcome | None, findings: Mapping[str, Finding]
 
 
 def _composer(name: str, metadata: Metadata | None) -> str:
-    if metadata is not None and metadata.composers:
+    if metadata is not None and metadata.composers is not None:
         return metadata.composers.get(name, "")
     return name.partition("/")[0] if "/" in name else ""
 
 
 def _work(name: str, metadata: Metadata | None) -> str:
-    if metadata is not None and metadata.families:
+    if metadata is not None and metadata.families is not None:
         return metadata.families.get(name, "")
     return folder_key(name)
 

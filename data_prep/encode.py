@@ -75,6 +75,7 @@ def encode(dataset: Path, card: Card, args: argparse.Namespace) -> None:
         old = None
     if old and old.captions == tuple(captions):
         shutil.rmtree(work, ignore_errors=True)
+        register(dataset)
         print(f"nothing new: {len(old)} captions are encoded by {old.card.encoder!r} in {folder}")
         return
     new = [caption.text for caption in captions if not (old and caption.text in old)]
@@ -84,7 +85,29 @@ def encode(dataset: Path, card: Card, args: argparse.Namespace) -> None:
     _assemble(captions, old, chunks, encoder, work / "draft")
     os.replace(work / "draft", work / "ready")
     _publish(folder, work)
+    register(dataset)
     _summary(folder, len(new), seconds)
+
+
+def register(dataset: Path) -> None:
+    """Writes into the dataset's card what its texts, and their clusters if there are any, are to a model."""
+    from amt_jax.data.captions import FOLDER, CaptionTable
+    from amt_jax.data.card import Card, Vocabulary
+    from amt_jax.data.conditions import SEMANTIC, TEXT
+
+    card, table = Card.load(dataset), CaptionTable.load(dataset / FOLDER)
+    about = table.card
+    told = {
+        TEXT: Vocabulary("text", encoder=about.encoder, digest=about.digest, length=about.length, width=about.width)
+    }
+    if table.semantic is not None:
+        counts = [0] * (int(table.semantic.max()) + 1)
+        for cluster, caption in zip(table.semantic, table.captions, strict=True):
+            if cluster >= 0:
+                counts[cluster] += caption.count
+        told[SEMANTIC] = Vocabulary("categorical", tuple(map(str, range(len(counts)))), tuple(counts))
+    kept = {name: each for name, each in card.conditions.items() if name not in (TEXT, SEMANTIC)}
+    dataclasses.replace(card, conditions=kept | told).save(dataset)
 
 
 def collect(dataset: Path, card: Card) -> tuple[list[Caption], int]:

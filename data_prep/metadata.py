@@ -15,10 +15,14 @@ from data_prep.rows import read_rows, require_columns
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """Composers and families by a file's name (see files.Source.name); a name that is missing has neither."""
+    """Composers and families by a file's name (see files.Source.name), None where no column tells them.
 
-    composers: Mapping[str, str]
-    families: Mapping[str, str]
+    `names` are all that the table has a line for.
+    """
+
+    composers: Mapping[str, str] | None
+    families: Mapping[str, str] | None
+    names: frozenset[str]
 
     @classmethod
     def read(
@@ -37,14 +41,19 @@ class Metadata:
             raise UserError(
                 f"say what to take from {file}: --composer-column or --family-column, of {', '.join(columns)}"
             )
-        tables = {composer_column: {}, family_column: {}}
+        tables, names = {composer_column: {}, family_column: {}}, set()
         for row in rows:
             name = source_name(str(row.get(path_column) or ""), folder)
+            names.add(name)
             for column, table in tables.items():
                 value = row.get(column) if column else None
                 if name and value not in (None, ""):
                     table.setdefault(name, unicodedata.normalize("NFC", str(value).strip()))
-        return cls(tables[composer_column] if composer_column else {}, tables[family_column] if family_column else {})
+        return cls(
+            tables[composer_column] if composer_column else None,
+            tables[family_column] if family_column else None,
+            frozenset(names),
+        )
 
 
 def source_name(path: str, folder: str) -> str:

@@ -6,7 +6,9 @@ L vectors a value   W their width   D the text encoder's width
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,7 +50,7 @@ class Conditions:
             if name == TEXT and number is not None:
                 found[name] = self.text(self.captions.states(number), self.captions.pooled(number))
             elif name == SEMANTIC and number is not None:
-                found[name] = self.value(name, str(self.captions.clusters[number]))
+                found[name] = self.value(name, str(self.captions.semantic[number]))  # −1 is none of them
             else:
                 found[name] = self.value(name, None if vocabulary.kind == "text" else values.get(name))
         return found
@@ -76,7 +78,7 @@ class Conditions:
         return _stack(np.pad(vectors, ((0, 0), (1, 0))), length)
 
 
-def open_conditions(folder: Any, card: Card, config: Any) -> Conditions:
+def open_conditions(folder: str | os.PathLike, card: Card, config: Any) -> Conditions:
     """What a network (model.transformer.TransformerConfig) is told of the pieces of a dataset folder.
 
     UserError if its captions are missing, or were encoded by another encoder than the card names.
@@ -86,12 +88,13 @@ def open_conditions(folder: Any, card: Card, config: Any) -> Conditions:
     if not {TEXT, SEMANTIC}.isdisjoint(lengths):
         from amt_jax.data.captions import CaptionTable
 
-        captions, wanted = CaptionTable.load(folder), card.conditions[TEXT]
-        if captions.digest != wanted.digest:
+        captions, wanted = CaptionTable.load(Path(folder) / TEXT), card.conditions[TEXT]
+        if captions.card.digest != wanted.digest:
             raise UserError(
-                f"the captions in {folder} were encoded by {captions.encoder} ({captions.digest[:12]}), the model "
-                f"knows {wanted.encoder} ({wanted.digest[:12]}): encode them by that with python -m data_prep.encode"
+                f"the captions in {folder} were encoded by {captions.card.encoder} ({captions.card.digest[:12]}), the "
+                f"model knows {wanted.encoder} ({wanted.digest[:12]}); encode them by that: python -m data_prep.encode"
             )
+        captions.verify()
     return Conditions(vocabularies, lengths, captions)
 
 
