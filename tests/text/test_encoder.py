@@ -95,6 +95,13 @@ def test_tfidf_knows_words_keys_and_nothing_of_sentences(tfidf):
     assert not tfidf.encode(["quantum chromodynamics"]).mask.any()
 
 
+def test_tfidf_weighs_rare_words_more(tfidf):
+    """idf = ln((1 + captions) / (1 + those that have the word)) + 1, as scikit-learn's smooth_idf defines it."""
+    row = dict(zip(tfidf.terms, tfidf.pooled(["jazz ballad"])[0], strict=True))
+    np.testing.assert_allclose(row["ballad"] / row["jazz"], (np.log(5 / 2) + 1) / (np.log(5 / 3) + 1), rtol=1e-6)
+    assert np.count_nonzero(list(row.values())) == 2
+
+
 def test_tfidf_depends_on_the_captions_alone_and_has_a_bound(tfidf):
     assert TfidfEncoder.fit(CAPTIONS[::-1] + CAPTIONS).digest == tfidf.digest
     assert TfidfEncoder.fit([*CAPTIONS, "a new word"]).digest != tfidf.digest
@@ -131,11 +138,22 @@ def test_the_checkpoint_says_how_to_pool(tmp_path, mode, pooling):
             BertEncoder(str(folder))
 
 
-def test_special_tokens_in_a_text_are_text(bert):
-    (ids,) = bert.tokenize(["a [SEP] sad [MASK] waltz"])
-    (plain,) = bert.tokenize(["a"])
-    assert [ids.count(special) for special in (plain[0], plain[-1])] == [1, 1]
+def test_special_tokens_in_a_text_are_text(bert, tmp_path):
+    folder = Path(shutil.copytree(BERT, tmp_path / "cased"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"do_lower_case": False}))
+    cased = BertEncoder(str(folder))
+    assert cased.digest != bert.digest
+    assert cased.tokenize(["Waltz"]) != cased.tokenize(["waltz"])
+    for encoder in (bert, cased):
+        plain, ids = encoder.tokenize(["a", "a [SEP] sad [MASK] waltz [CLS]"])
+        assert [ids.count(special) for special in (plain[0], plain[-1])] == [1, 1]
+
+
+def test_what_comes_after_the_length_is_not_read(bert):
     assert max(map(len, bert.tokenize(list(map(clean, HARD[2:]))))) == bert.length == 32
+    texts = ["sad " * 31 + "waltz", "sad " * 10_000]
+    np.testing.assert_array_equal(*bert.pooled(texts))
 
 
 def test_bert_refuses_what_it_cannot_read():
