@@ -81,6 +81,35 @@ def test_seeds_count_up(orders):
     assert orders()[0].name == "free, seed 0"
 
 
+def test_seconds_are_not_limited_where_bars_are_asked_for(orders):
+    def length(**values):
+        wanted = orders(**values)[0].settings
+        return wanted.bars, wanted.seconds
+
+    assert length() == (0, 40)
+    assert length(bars=8) == (8, 36000)
+    assert length(bars=8, seconds=9) == (8, 9)
+    assert length(bars=0, seconds=9) == (0, 9)
+
+
+def test_instruments_by_name(orders):
+    multitrack = SymbolicTokenizer.create("remi_multitrack")
+
+    def labels(asked):
+        return make_orders(Card(multitrack.spec, {}), multitrack, {"instruments": asked})[0].instruments
+
+    assert labels("Guitars, bass guitar,drums") == labels(["guitar", "bass", "drums", "bass"])
+    assert labels("guitar") == ("guitar",)
+    assert labels(None) == labels("") == labels([]) == ()
+    with pytest.raises(UserError, match="did you mean 'guitar'"):
+        labels("guitarr")
+    with pytest.raises(UserError, match="names in a list or with commas, not 7"):
+        labels(7)
+    assert orders(instruments="piano")[0].instruments == ("piano",)
+    with pytest.raises(UserError, match=r"plays the piano alone.*remi_multitrack or tsd"):
+        orders(instruments="piano, drums")
+
+
 def test_prompts(orders, music, tokenizer):
     whole = tokenizer.encode(midi.load(music))
     full, beats, tokens = (
@@ -103,6 +132,8 @@ def test_prompts(orders, music, tokenizer):
         ({"count": True}, "count is a whole number"),
         ({"count": "3"}, "count is a whole number"),
         ({"seconds": -5}, "seconds is between"),
+        ({"bars": 1.5}, "bars is a whole number"),
+        ({"polyphony": 17}, "polyphony is between 0 and 16"),
         ({"prompt": 5}, "path of a MIDI file, not 5"),
         ({"prompt": "/nowhere.mid"}, "cannot continue /nowhere.mid: unreadable"),
         ({"prompt": __file__}, "cannot continue .*: not a MIDI file"),
@@ -154,12 +185,16 @@ def test_batch_files(tokenizer, tmp_path):
 
 def test_a_piece_carries_its_recipe(generator, music, tmp_path):
     orders = generator.orders(
-        {"composer": "A", "prompt": str(music), "prompt_tokens": 20, "guidance": 2, "max_tokens": 30}
-    )
+        {
+            "composer": "A", "prompt": str(music), "prompt_tokens": 20, "guidance": 2, "max_tokens": 30,
+            "bars": 3, "polyphony": 2, "instruments": "piano",
+        }
+    )  # fmt: skip
     piece = next(generator.generate(orders))
     path = piece.save(tmp_path)
     assert path.name == "A-after-old-tune_seed-0.mid"
     assert json.loads(midi.read_text(path)) == piece.recipe
+    assert piece.recipe["instruments"] == ["piano"]
     assert piece.prompt_length == 20
     np.testing.assert_array_equal(piece.ids[:20], orders[0].prompt)
     np.testing.assert_array_equal(np.load(path.with_suffix(".npy")), piece.ids)

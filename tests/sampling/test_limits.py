@@ -42,7 +42,9 @@ def player(request, setup):
     config = dataclasses.replace(setup.config, vocab_size=tokenizer.spec.vocab_size, conditions=())
     params = jax.jit(functools.partial(init_params, config))(jax.random.key(0))
     grammar = Grammar.create(tokenizer.spec, tokenizer.names)
-    sparse = (grammar.rest > 0) | (grammar.shift > 4) | ((grammar.length > 1) & (grammar.length < 30))
+    beat = PRESETS[preset].steps[0, 4]
+    brief = (grammar.length > 1) & (grammar.length < 4 * beat)
+    sparse = brief | (grammar.rest > 0) | (grammar.shift > beat // 2)
     grammar = dataclasses.replace(grammar, next_state=np.where(sparse, -1, grammar.next_state))
     return tokenizer, Sampler(config, params, tokenizer.spec, grammar, max_batch=4)
 

@@ -330,7 +330,9 @@ def test_pieces_end_as_asked(setup, prompts):
 
 def test_a_second_call_compiles_nothing(setup, prompts, caplog):
     def batch(seed, **fields):
-        base = GenerationSettings(seconds=500 + seed, max_tokens=100, guidance=2.0, seed=seed)
+        base = GenerationSettings(
+            seconds=500 + seed, max_tokens=100, guidance=2.0, seed=seed, bars=20 + seed, polyphony=1 + seed
+        )
         wanted = dataclasses.replace(base, **fields)
         return [Request(wanted, [BACH, HAYDN, LISZT][(seed + row) % 3], prompts(5 + row + seed)) for row in range(3)]
 
