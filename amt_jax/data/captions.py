@@ -20,6 +20,7 @@ from amt_jax.errors import UserError
 
 FOLDER = "text"
 CARD = "text.json"
+FILE = "captions.jsonl"
 SCHEMA = 1
 AGAIN = "run python -m data_prep.encode again"
 
@@ -72,6 +73,12 @@ class TextCard:
         storage.write_text(folder / CARD, json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n")
 
 
+def read_captions(folder: Path) -> tuple[Caption, ...]:
+    """The captions of the table in `folder`, in order."""
+    lines = (folder / FILE).read_text(encoding="utf-8").splitlines()
+    return tuple(Caption(**json.loads(line)) for line in lines)
+
+
 class CaptionTable:
     """The captions, sorted, and their states, which stay on disk until they are asked for.
 
@@ -102,8 +109,7 @@ class CaptionTable:
                     f"{folder / CARD} has schema {data['schema']}, this program knows {SCHEMA}; update amt_jax"
                 )
             card = TextCard(**data)
-            lines = (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()
-            captions = tuple(Caption(**json.loads(line)) for line in lines)
+            captions = read_captions(folder)
         except FileNotFoundError as error:
             raise UserError(
                 f"no {error.filename}: the captions are not encoded; run python -m data_prep.encode --dataset=…"

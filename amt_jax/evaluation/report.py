@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from amt_jax.evaluation import charts
+from amt_jax.evaluation.following import Followed
 from amt_jax.evaluation.likelihood import Likelihood
 from amt_jax.evaluation.metrics import METRICS, Comparison, Estimate, values_of
 from amt_jax.evaluation.page import page
@@ -46,6 +47,7 @@ class Report:
       likelihoods: how conditions were given -> figures; the first is the main one.
       sets: set ("samples", "real", "random") -> features of its pieces.
       comparisons: of the sets with the real one.
+      following: aspect of what texts ask for -> how often music follows it.
       pieces: samples to show.
       history: the run's metrics.jsonl, a dict a line.
     """
@@ -55,6 +57,7 @@ class Report:
     likelihoods: Mapping[str, Likelihood]
     sets: Mapping[str, Sequence[Features]]
     comparisons: Sequence[Comparison]
+    following: Mapping[str, Followed] = dataclasses.field(default_factory=dict)
     pieces: Sequence[Piece] = ()
     history: Sequence[Mapping[str, Any]] = ()
 
@@ -64,6 +67,7 @@ class Report:
             "about": dict(self.about),
             "likelihood": {name: dataclasses.asdict(each) for name, each in self.likelihoods.items()},
             "music": {each.metric: dataclasses.asdict(each) for each in self.comparisons},
+            "following": {aspect: dataclasses.asdict(each) for aspect, each in self.following.items()},
             "samples": [{"name": p.name, "midi": p.midi, "audio": p.audio} for p in self.pieces],
         }
         return _without_nan(data)
@@ -87,6 +91,9 @@ class Report:
                 rows.append(row)
             row = ["music", each.metric, "real", "real to real", *dataclasses.astuple(each.floor), each.counted["real"]]
             rows.append(row)
+        for aspect, each in self.following.items():
+            for way, share in each.shares.items():
+                rows.append(["following", aspect, way, "share", *dataclasses.astuple(share), each.asked])
         return [["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in row] for row in rows]
 
     def save(self, folder: str | os.PathLike) -> Path:
@@ -120,6 +127,9 @@ class Report:
                     f"{_SET_TITLES.get(name, name)}: {sum(inside)} of {len(inside)} musical metrics are as close to "
                     "real music as other real music is."
                 )
+        for aspect, each in self.following.items():
+            shares = ", ".join(f"{way}: {share.value:.0%}" for way, share in each.shares.items())
+            lines.append(f"Of {each.asked} pieces whose text asks for it, so many have the right {aspect}: {shares}.")
         few = len(self.sets.get("real", ()))
         if self.comparisons and few < _FEW:
             lines.append(f"There are only {few} real pieces to compare with: intervals and real to real say little.")
@@ -133,6 +143,8 @@ class Report:
         parts.append(self._about())
         if self.likelihoods:
             parts.append(self._likelihood())
+        if self.following:
+            parts.append(self._following())
         if self.comparisons:
             parts.append(self._music())
         if self.pieces:
@@ -166,6 +178,22 @@ class Report:
 intervals, bootstrap over the {first.pieces:,} pieces. A blind guess needs {math.log(self.vocab_size):.2f} nats a
 token.</p>
 <h3>By token type</h3><figure>{charts.types(first.types)}</figure></section>"""
+
+    def _following(self) -> str:
+        ways = next(iter(self.following.values())).shares
+        head = "".join(f"<th>{html.escape(way)}</th>" for way in ways)
+        rows = "".join(
+            f"<tr><th>{aspect} ({each.asked})</th>"
+            + "".join(f"<td>{_estimate(share, 100)}</td>" for share in each.shares.values())
+            + "</tr>"
+            for aspect, each in self.following.items()
+        )
+        return f"""<section><h2>Whether it does what the words ask for</h2>
+<div class="scroll"><table><tr><th></th>{head}</tr>{rows}</table></div>
+<p class="note">Captions of real pieces of this split, a piece made for each in each way, and how many are as asked: of
+the tempo, mode or density class that the caption names, or with all instruments that it names (in brackets: how many
+captions name it). 95 % intervals, bootstrap over the captions. What is right without the words is right by chance, or
+because most music is so.</p></section>"""
 
     def _music(self) -> str:
         cards = "".join(self._metric(each) for each in self.comparisons)

@@ -22,9 +22,11 @@ from tqdm import tqdm
 
 from amt_jax import __version__, storage
 from amt_jax.data.cache import open_dataset
-from amt_jax.data.conditions import open_conditions
+from amt_jax.data.conditions import TEXT, open_conditions
 from amt_jax.data.pipeline import Records, Retold
 from amt_jax.errors import UserError
+from amt_jax.evaluation.following import choose
+from amt_jax.evaluation.following import follow as follow_texts
 from amt_jax.evaluation.likelihood import evaluate_likelihood
 from amt_jax.evaluation.metrics import compare
 from amt_jax.evaluation.report import Piece, Report
@@ -34,9 +36,9 @@ from amt_jax.music.features import excerpt, features
 from amt_jax.music.render import AUDIO_FORMATS, piano_roll_png, save_audio
 from amt_jax.parallel.mesh import ONE_DEVICE, MeshConfig, local_mesh
 from amt_jax.parallel.processes import is_first
+from amt_jax.sampling.generator import Generator
 from amt_jax.sampling.sampler import Request, Sampler
 from amt_jax.sampling.settings import GenerationSettings
-from amt_jax.tokens.grammar import Grammar
 from amt_jax.training.run_folder import RunFolder
 
 _SHOWN = 6  # samples with a piano-roll on the page
@@ -63,6 +65,8 @@ def evaluate_run(
     seconds: float = 30.0,
     seed: int = 0,
     checkpoint: str = "best",
+    follow: int = 32,
+    without_text: str = "",
     mesh: MeshConfig = ONE_DEVICE,
 ) -> Report:
     """Evaluates a run and writes the report, with the samples beside it, into `output`.
@@ -79,6 +83,8 @@ def evaluate_run(
       seconds: length of generated pieces; samples and real pieces are compared over their first so many seconds.
       seed: of the generation and the bootstrap.
       checkpoint: "best", "last" or a step.
+      follow: captions of the split that a run trained with texts is asked to follow, in each way; 0 for none.
+      without_text: run folder of a model without text, to compare with in that.
       mesh: the devices of a process that share its work.
     """
     settings = GenerationSettings(seconds=seconds, seed=seed)
@@ -87,7 +93,8 @@ def evaluate_run(
     records = open_records(run, folder, split, named=bool(dataset))
     given = load_samples(samples) if samples else None
     devices = local_mesh(mesh, run.model_config)
-    config, params = run.load_model(checkpoint, devices)
+    generator = Generator(run, checkpoint, mesh=mesh)
+    config, sampler, params = generator.config, generator.sampler, generator.sampler.params
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
 
@@ -112,7 +119,6 @@ def evaluate_run(
         for title, each in told.items()
     }
 
-    sampler = Sampler(config, params, card.spec, Grammar.create(card.spec, tokenizer.names), mesh=devices)
     if given is None:
         # Asked for what the real pieces are, so that both sets are of one mixture.
         order = np.random.default_rng(seed).permutation(len(records))
@@ -131,6 +137,12 @@ def evaluate_run(
         seconds=36_000, max_tokens=min(tokens, 65_536), temperature=1, top_k=0, top_p=1, seed=seed
     )
     noise = [tokenizer.decode(ids) for ids in _generate(blind, anything, [{}] * count, "random tokens")]
+
+    following = {}
+    if follow and TEXT in names:
+        other = Generator(RunFolder(without_text), mesh=mesh) if without_text else None
+        texts = choose(records, follow, seed)
+        following = follow_texts(generator, texts, seconds=seconds, seed=seed, other=other)
 
     sets = {
         "samples": [features(excerpt(each.score, seconds)) for each in given],
@@ -157,6 +169,7 @@ def evaluate_run(
         likelihoods=likelihoods,
         sets=sets,
         comparisons=compare({name: sets[name] for name in ("samples", "random")}, sets["real"], seed=seed),
+        following=following,
         pieces=save_pieces(given, output) if is_first() else [],
         history=read_history(run.metrics_path),
     )

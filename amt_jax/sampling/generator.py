@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import functools
 import itertools
 import json
 import os
@@ -26,12 +25,12 @@ from amt_jax.sampling import order as ordering
 from amt_jax.sampling.order import Order
 from amt_jax.sampling.sampler import Bucket, Request, Result, Sampler
 from amt_jax.sampling.settings import GenerationSettings
+from amt_jax.sampling.wish import Reader, Wish
 from amt_jax.tokens.grammar import Grammar
 
 if TYPE_CHECKING:
     from symusic import Score
 
-    from amt_jax.text.encoder import Encoder
     from amt_jax.training.run_folder import RunFolder
 
 LONGEST_NAME = 80  # characters of a file's name before its seed
@@ -85,6 +84,9 @@ class Generator:
       step: which checkpoint: "best", "last" or a number.
       max_batch: pieces made together.
       mesh: the devices that share the work.
+
+    Attributes:
+      wishes: what was understood of the texts of all orders so far.
     """
 
     def __init__(self, run: RunFolder, step: str | int = "best", *, max_batch: int = 32, mesh: MeshConfig = ONE_DEVICE):
@@ -98,17 +100,23 @@ class Generator:
         self.checkpoint = fingerprint(params)
         lengths = {each.name: each.length for each in self.config.conditions}
         self.conditions = Conditions({name: self.card.conditions[name] for name in lengths}, lengths)
-        self.text_folder = run.text_path
+        self.wishes: dict[str, Wish] = {}
+        self.reader = Reader(run.text_path, self.card, "Program" in self.card.spec.ranges)
         grammar = Grammar.create(self.card.spec, self.tokenizer.names)
         self.sampler = Sampler(self.config, params, self.card.spec, grammar, max_batch=max_batch, mesh=devices)
 
     def orders(self, values: Mapping[str, Any]) -> list[Order]:
-        """Orders for this run; see `order.make_orders`."""
-        return ordering.make_orders(self.card, self.tokenizer, values)
+        """Orders for this run; see `order.make_orders` and, for those with a text, `wish.Reader.fulfil`."""
+        return self._fulfilled(ordering.make_orders(self.card, self.tokenizer, values))
 
     def read_batch(self, path: str | os.PathLike, defaults: Mapping[str, Any]) -> list[Order]:
         """The orders of a batch file for this run; see `order.read_batch`."""
-        return ordering.read_batch(self.card, self.tokenizer, path, defaults)
+        return self._fulfilled(ordering.read_batch(self.card, self.tokenizer, path, defaults))
+
+    def _fulfilled(self, orders: Sequence[Order]) -> list[Order]:
+        found = [self.reader.fulfil(order) for order in orders]
+        self.wishes |= {order.conditions[TEXT]: wish for order, wish in found if wish}
+        return [order for order, _ in found]
 
     def generate(
         self, orders: Sequence[Order], progress: Callable[[float], None] = lambda share: None
@@ -177,15 +185,7 @@ class Generator:
     def _value(self, name: str, value: Any) -> np.ndarray:
         if name != TEXT:
             return self.conditions.value(name, value)
-        states = self.encoder.encode([value])
-        return self.conditions.text(states.values[0][states.mask[0]], self.encoder.pool(states)[0])
-
-    @functools.cached_property
-    def encoder(self) -> Encoder:
-        """What the model's texts are encoded by; UserError if it is not to be had."""
-        from amt_jax.text.encoder import load_encoder  # takes a second to import what it needs
-
-        return load_encoder(self.text_folder)
+        return self.conditions.text(*self.reader.states(value))
 
     def _piece(self, recipe: Mapping[str, Any], request: Request, result: Result) -> Piece:
         ids = np.concatenate([request.prompt, result.ids])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from amt_jax.data.card import Card, Vocabulary
+from amt_jax.data.conditions import SEMANTIC, TEXT
 from amt_jax.errors import UserError, near
 from amt_jax.music import instruments, midi
 from amt_jax.sampling.settings import GenerationSettings
@@ -22,6 +23,7 @@ SETTINGS = tuple(field.name for field in dataclasses.fields(GenerationSettings))
 PROMPT = ("prompt", "prompt_beats", "prompt_tokens")
 GUIDANCE = ("guide", "negative")
 INSTRUMENTS = "instruments"
+TOLD = ("composer", TEXT, SEMANTIC, "genre", "mood", "tempo", "density")  # what some models are told
 SCALES = next(field.metadata for field in dataclasses.fields(GenerationSettings) if field.name == "guidance")
 LONGEST = {field.name: field.metadata["high"] for field in dataclasses.fields(GenerationSettings)}["seconds"]
 
@@ -61,7 +63,8 @@ class Order:
     def name(self) -> str:
         """What a person would look for: "Bach after prelude, seed 3"."""
         after = f"after {self.prompt_name}" if self.prompt_name else ""
-        asked = [_spoken(name, value) for name, value in self.conditions.items()]
+        told = {TEXT: self.conditions[TEXT]} if TEXT in self.conditions else self.conditions
+        asked = [_spoken(name, value) for name, value in told.items()]
         return f"{' '.join(filter(None, [*asked, after])) or 'free'}, seed {self.settings.seed}"
 
 
@@ -84,9 +87,13 @@ def make_orders(card: Card, tokenizer: SymbolicTokenizer, values: Mapping[str, A
     values = {name: value for name, value in values.items() if value is not None}
     known = [*SETTINGS, *PROMPT, *GUIDANCE, INSTRUMENTS, "count", *card.conditions]
     for name in values:
+        if name in TOLD and name not in known:
+            others = (
+                f"it knows {', '.join(card.conditions)}" if card.conditions else "it was trained without any conditions"
+            )
+            raise UserError(f"this model was not trained with {name}: {others}")
         if name not in known:
-            extra = "" if card.conditions else "; this model was trained without conditions such as composers"
-            raise UserError(f"unknown {near(name, known)}{extra}")
+            raise UserError(f"unknown {near(name, known)}")
     settings = GenerationSettings(**{name: values[name] for name in SETTINGS if name in values})
     if settings.bars and "seconds" not in values:
         settings = dataclasses.replace(settings, seconds=LONGEST)
@@ -122,7 +129,10 @@ def make_orders(card: Card, tokenizer: SymbolicTokenizer, values: Mapping[str, A
 def read_batch(
     card: Card, tokenizer: SymbolicTokenizer, path: str | os.PathLike, defaults: Mapping[str, Any]
 ) -> list[Order]:
-    """The orders of a batch file, a json object a line; what a line does not say is as in `defaults`."""
+    """The orders of a batch file: a json object a line, or in a .txt file a text.
+
+    What a line does not say is as in `defaults`.
+    """
     orders = []
     for place, values in _lines(Path(path)):
         try:
@@ -143,6 +153,9 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         place = f"{path}, line {number}"
+        if path.suffix.lower() == ".txt":
+            yield place, {TEXT: line.strip()}
+            continue
         try:
             values = json.loads(line)
         except ValueError as error:
