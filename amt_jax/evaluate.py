@@ -29,6 +29,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of generation and intervals (default: %(default)s)")
     parser.add_argument("--checkpoint", default="best", help="best, last or a step (default: %(default)s)")
     parser.add_argument(
+        "--follow", type=int, default=32, help="captions to ask a model of texts for, 0 for none (default: %(default)s)"
+    )
+    parser.add_argument("--without_text", default="", metavar="RUN", help="compare with this model without texts then")
+    parser.add_argument(
         "--mesh", default="", help="devices that share the work: data=4, tensor=2 or fsdp=2 (default: one)"
     )
     add_flags(parser)

@@ -13,6 +13,7 @@ from amt_jax.errors import UserError, run_command
 from amt_jax.sampling.settings import GenerationSettings
 
 SETTINGS = {field.name: field.default for field in dataclasses.fields(GenerationSettings)}
+WORDS = ("text", "negative", "guide", "genre", "mood", "tempo", "density")
 QUESTIONS = (
     *("temperature", "top_k", "top_p", "repetition_penalty", "prompt", "prompt_tokens", "composer", "guidance"),
     *("seconds", "seed"),
@@ -20,7 +21,9 @@ QUESTIONS = (
 
 EXAMPLES = """examples:
   python -m amt_jax.generate --run=RUN --output=music --composer=Bach --count=8 --seconds=40
-  python -m amt_jax.generate --run=RUN --output=music --composer=all
+  python -m amt_jax.generate --run=RUN --output=music --text="a melancholic jazz ballad with piano and saxophone"
+  python -m amt_jax.generate --run=RUN --output=music --text="a calm piece" --guide=text=4,tempo=2 --negative="drums"
+  python -m amt_jax.generate --run=RUN --output=music --batch=descriptions.txt --variations=5
   python -m amt_jax.generate --run=RUN --output=music --prompt=mine.mid --prompt_beats=16
   python -m amt_jax.generate --run=RUN --output=music --instruments="guitar, bass, drums" --polyphony=4 --bars=8
   python -m amt_jax.generate --run=RUN --output=music --batch=requests.jsonl
@@ -28,6 +31,7 @@ EXAMPLES = """examples:
   python -m amt_jax.generate --run=RUN --output=again --replay=music/Bach_seed-3.mid
 
 a line of a batch file takes the same names: {"composer": "Bach", "seconds": 20, "count": 2, "top_p": 0.9}
+or, in a .txt file, is a text
 """
 
 
@@ -44,7 +48,17 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", default="best", help="best (default), last, or a step")
     wish = parser.add_argument_group("what to make")
     wish.add_argument("--composer", "--composers", help="one by name or number, several with commas, or all")
-    wish.add_argument("--count", type=int, help="how many of each, with seeds from --seed on (default 1)")
+    wish.add_argument("--text", metavar="WORDS", help="what the music should be, in English")
+    wish.add_argument("--negative", metavar="WORDS", help="what it should not be; needs --guidance or --guide")
+    wish.add_argument("--guide", metavar="NAME=SCALE,...", help="how strongly to follow each: text=4,composer=2")
+    wish.add_argument("--genre", metavar="NAMES", help="one or several with commas, as the dataset has them")
+    wish.add_argument("--mood", metavar="NAMES", help="the same for moods")
+    wish.add_argument("--tempo", type=float, metavar="BPM", help="beats a minute")
+    wish.add_argument("--density", type=float, metavar="NOTES", help="notes a second")
+    wish.add_argument("--style_token", metavar="K", help="semantic token, instead of the text's own")
+    wish.add_argument(
+        "--count", "--variations", type=int, help="how many of each, with seeds from --seed on (default 1)"
+    )
     wish.add_argument("--prompt", metavar="FILE", help="a MIDI file to continue")
     wish.add_argument("--prompt_beats", type=float, metavar="BEATS", help="continue after so many beats (default: all)")
     wish.add_argument(
@@ -80,8 +94,10 @@ def main() -> None:
         raise UserError(f"{args.output} is a file; name a folder with --output")
     mesh = MeshConfig.parse(args.mesh)
     generator = Generator(RunFolder(args.run), args.checkpoint, max_batch=args.max_batch, mesh=mesh)
-    names = ("composer", "count", "prompt", "prompt_beats", "prompt_tokens", "instruments", *SETTINGS)
+    names = ("composer", "count", "prompt", "prompt_beats", "prompt_tokens", "instruments", *WORDS, *SETTINGS)
     asked = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.style_token is not None:
+        asked["semantic"] = args.style_token
     if args.replay:
         piece = generator.replay(args.replay)
         deliver([(piece, save(piece, args))], args)
@@ -107,6 +123,8 @@ def make(generator, orders, args) -> None:
     """Generates, saves each batch as soon as it is made, and says what was made and how fast."""
     from tqdm import tqdm
 
+    for wish in generator.wishes.values():
+        print("\n".join(wish.lines()), flush=True)
     start, saved = time.perf_counter(), []
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left"
     with tqdm(total=1.0, desc=f"composing {number_of(orders, 'piece')}", bar_format=form) as bar:

@@ -37,6 +37,8 @@ def main() -> None:
             reports.append(check(preset, topology, []))
             args.output.parent.mkdir(parents=True, exist_ok=True)
             args.output.write_text(json.dumps([dataclasses.asdict(each) for each in reports], indent=1) + "\n")
+    reports.sort(key=lambda each: (PRESETS.index(each.config), each.chips))
+    args.output.write_text(json.dumps([dataclasses.asdict(each) for each in reports], indent=1) + "\n")
     args.output.with_suffix(".md").write_text(table(reports))
 
 

@@ -7,7 +7,7 @@ by 16, the smallest slice it is meant for.
 Command:   python -m amt_jax.train --config=amt_1b --config.dataset=DATASET --run=RUN
 Hardware:  16 chips with 16 GB each or more; look first with
            python -m launch.compile_check --config=amt_1b --topology=v5e:4x4 --rows=4
-Expected:  compiled for 16 and 256 chips (bench/results/pods.md), never trained.
+Expected:  compiled for 16, 64 and 256 chips (bench/results/pods.md), never trained.
 """
 
 from ml_collections import ConfigDict

@@ -56,10 +56,21 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.optimizer.clip_norm = 1.0  # largest global norm of the gradients
     config.optimizer.layer_decay = 1.0  # factor on the learning rate from each layer to the one below
 
+    # Ways in: add to each token's embedding, prefix (a slot before the piece), cross (attended to in every layer); a
+    # factor on the embedding; the probability of null, a piece and step. What the dataset lacks is left out.
     config.conditions = ConfigDict()
-    config.conditions.composer = ConfigDict()
-    config.conditions.composer.scale = 0.25  # factor on the embedding
-    config.conditions.composer.dropout = 0.6  # probability of null, a piece and step: trains guidance
+    for name, way, scale, dropout in (
+        ("composer", "add", 0.25, 0.6),
+        ("genre", "add", 1.0, 0.3),
+        ("mood", "add", 1.0, 0.3),
+        ("instruments", "add", 1.0, 0.3),
+        ("tempo", "add", 1.0, 0.3),
+        ("density", "add", 1.0, 0.3),
+        ("text", "cross", 1.0, 0.2),
+        ("semantic", "prefix", 1.0, 0.2),
+    ):
+        config.conditions[name] = ConfigDict({"way": way, "scale": scale, "dropout": dropout})
+    config.unconditional = 0.0  # probability of all null at once; with one condition its dropout does as much
 
     config.augmentation = ConfigDict()
     config.augmentation.transpose = 0  # semitones up or down, at most

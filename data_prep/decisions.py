@@ -12,6 +12,7 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from amt_jax.data.record import ConditionValue
 from amt_jax.errors import UserError
 from data_prep import pool
 from data_prep.families import Families, assign_splits, folder_key
@@ -51,10 +52,17 @@ def known(old: Iterable[Outcome]) -> set[str]:
     return {each.sha256 for each in old if each.reason not in PASSING}
 
 
-def decide(old: Sequence[Outcome], survey: Survey, settings: Settings, metadata: Metadata | None) -> list[Outcome]:
+def decide(
+    old: Sequence[Outcome],
+    survey: Survey,
+    settings: Settings,
+    metadata: Metadata | None,
+    descriptions: Mapping[str, Mapping[str, ConditionValue]],
+) -> list[Outcome]:
     """The outcome of every file, those of the `old` ones included, sorted; raises TooLittle.
 
-    What is new and kept has its family and its split. What was decided before stays, save for PASSING failures.
+    What is new and kept has its family, its split and what `descriptions` say of it, by source. What was decided before
+    stays, save for PASSING failures.
     """
     settled = {(each.source, each.sha256): each for each in old if each.reason not in PASSING}
     twins = {each.sha256: each for each in settled.values()}
@@ -73,7 +81,7 @@ def decide(old: Sequence[Outcome], survey: Survey, settings: Settings, metadata:
             )
         else:
             first[each.piece] = each.source
-            candidates.append(each)
+            candidates.append(dataclasses.replace(each, conditions=descriptions.get(each.source, {})))
     if len(pieces) + len(candidates) < MIN_PIECES:
         reasons = Counter(each.reason for each in skipped) + Counter({DUPLICATE: len(duplicates)})
         listing = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
@@ -112,13 +120,13 @@ def _judge(source: Source, twin: Outcome | None, findings: Mapping[str, Finding]
 
 
 def _composer(name: str, metadata: Metadata | None) -> str:
-    if metadata is not None and metadata.composers:
+    if metadata is not None and metadata.composers is not None:
         return metadata.composers.get(name, "")
     return name.partition("/")[0] if "/" in name else ""
 
 
 def _work(name: str, metadata: Metadata | None) -> str:
-    if metadata is not None and metadata.families:
+    if metadata is not None and metadata.families is not None:
         return metadata.families.get(name, "")
     return folder_key(name)
 
@@ -150,7 +158,7 @@ def _place(
     named = [
         dataclasses.replace(each, outcome=KEPT, family=families.family(each.piece))
         if fits
-        else dataclasses.replace(each, reason=BRIDGE, tokens=0, seconds=0.0)
+        else dataclasses.replace(each, reason=BRIDGE, tokens=0, seconds=0.0, conditions={})
         for each, fits in zip(candidates, joined, strict=True)
     ]
     splits = assign_splits(

@@ -21,14 +21,6 @@ from data_prep.staging import Staging
 REQUESTS = 16
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C while files were prepared: `done` of `total` are safe in the journal."""
-
-    def __init__(self, done: int, total: int):
-        super().__init__()
-        self.done, self.total = done, total
-
-
 class Local:
     """The runner for one machine; see preparation.Runner."""
 
@@ -69,7 +61,7 @@ class Local:
                     self._journal[todo[path]] = result
                 bar.update()
         except KeyboardInterrupt:
-            raise Interrupted(bar.n, bar.total) from None
+            raise pool.Interrupted(bar.n, bar.total) from None
         finally:
             runs.close()
             bar.close()

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
 import os
 import posixpath
 import unicodedata
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from amt_jax import storage
-from amt_jax.errors import UserError, near
+from amt_jax.errors import UserError
+from data_prep.rows import read_rows, require_columns
 
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """Composers and families by a file's name (see files.Source.name); a name that is missing has neither."""
+    """Composers and families by a file's name (see files.Source.name), None where no column tells them.
 
-    composers: Mapping[str, str]
-    families: Mapping[str, str]
+    `names` are all that the table has a line for.
+    """
+
+    composers: Mapping[str, str] | None
+    families: Mapping[str, str] | None
+    names: frozenset[str]
 
     @classmethod
     def read(
@@ -31,48 +32,32 @@ class Metadata:
 
         Raises UserError if the table or one of the named columns is missing, or a line cannot be read.
         """
-        rows = _rows(file)
+        rows = list(read_rows(file))
         columns = list(dict.fromkeys(column for row in rows for column in row))
         for column in (path_column, composer_column, family_column):
-            if column is not None and column not in columns:
-                raise UserError(f"{file} has no column {near(column, columns)}; its columns: {', '.join(columns)}")
+            if column is not None:
+                require_columns(file, columns, [column])
         if composer_column is None and family_column is None:
             raise UserError(
                 f"say what to take from {file}: --composer-column or --family-column, of {', '.join(columns)}"
             )
-        tables = {composer_column: {}, family_column: {}}
+        tables, names = {composer_column: {}, family_column: {}}, set()
         for row in rows:
-            name = _name(str(row.get(path_column) or ""), folder)
+            name = source_name(str(row.get(path_column) or ""), folder)
+            names.add(name)
             for column, table in tables.items():
                 value = row.get(column) if column else None
                 if name and value not in (None, ""):
                     table.setdefault(name, unicodedata.normalize("NFC", str(value).strip()))
-        return cls(tables[composer_column] if composer_column else {}, tables[family_column] if family_column else {})
+        return cls(
+            tables[composer_column] if composer_column else None,
+            tables[family_column] if family_column else None,
+            frozenset(names),
+        )
 
 
-def _rows(file: str) -> list[dict[str, Any]]:
-    kind = Path(file).suffix.lower()
-    if kind not in (".csv", ".jsonl"):
-        raise UserError(f"cannot read {file!r}: --metadata takes a .csv or a .jsonl file")
-    try:
-        # utf-8-sig: spreadsheets put a byte order mark in front of the first column's name.
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            if kind == ".csv":
-                return [{k: v for k, v in row.items() if k} for row in csv.DictReader(lines, strict=True)]
-            rows = []
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    rows.append(json.loads(line))
-                    if not isinstance(rows[-1], dict):
-                        raise UserError(f"line {number} of {file} is not a JSON object")
-            return rows
-    except OSError as error:
-        raise UserError(f"cannot read {file!r}: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
-        raise UserError(f"cannot read {file!r} as {kind[1:]} in UTF-8: {error}") from None
-
-
-def _name(path: str, folder: str) -> str:
+def source_name(path: str, folder: str) -> str:
+    """What a file at `path`, relative to `folder` or absolute in it, is called; see files.Source.name."""
     path = unicodedata.normalize("NFC", path.strip().replace("\\", "/"))
     if posixpath.isabs(path):
         path = os.path.relpath(path, os.path.abspath(folder)).replace(os.sep, "/")

@@ -21,21 +21,23 @@ from typing import TYPE_CHECKING
 
 from amt_jax import storage
 from amt_jax.errors import UserError, run_command
+from data_prep.flags import check_folders, positive
 
 if TYPE_CHECKING:
+    from amt_jax.data.card import Card
     from data_prep.preparation import MakeRunner, Report
 
 
 def main() -> int:
     args = _parser().parse_args()
     # Not before: these bring numpy, symusic and MidiTok, and --help should not wait for them.
-    from data_prep import pool
-    from data_prep.local import Interrupted, Local
+    from data_prep import descriptions, pool
+    from data_prep.local import Local
     from data_prep.metadata import Metadata
     from data_prep.preparation import prepare
     from data_prep.settings import Settings
 
-    _check_folders(args.input, args.output)
+    check_folders(args.input, args.output)
     settings = Settings(
         tokenizer=args.tokenizer,
         bpe=args.bpe,
@@ -50,6 +52,7 @@ def main() -> int:
     metadata = None
     if args.metadata:
         metadata = Metadata.read(args.metadata, args.input, args.path_column, args.composer_column, args.family_column)
+    described = descriptions.read(args.descriptions, args.input) if args.descriptions else None
     workers = args.workers or pool.usable_cores()
     if args.runner == "beam":
         make_runner = _beam(args, workers)
@@ -61,6 +64,7 @@ def main() -> int:
             args.output,
             settings,
             metadata=metadata,
+            descriptions=described,
             licence=args.licence,
             make_runner=make_runner,
         )
@@ -69,7 +73,7 @@ def main() -> int:
             print("interrupted: the dataset is as it was", file=sys.stderr)
             sys.stderr = io.StringIO()  # Beam's threads complain when they find that their work is gone.
             return 130
-        done = f"{error.done} of {error.total} files are done; " if isinstance(error, Interrupted) else ""
+        done = f"{error.done} of {error.total} files are done; " if isinstance(error, pool.Interrupted) else ""
         print(f"interrupted: {done}run the same command again to go on from here", file=sys.stderr)
         return 130
     _show(report, args)
@@ -104,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         "instruments), amt_events or remigen (one piano in seconds, without bars, 512 ids; the first without loudness)",
     )
     add("--bpe", type=int, default=0, metavar="N", help="learn byte pair encoding up to N ids, 2000 say; 0: none")
-    add("--workers", type=_positive(int), metavar="N", help="processes; as many as usable cores if not given")
+    add("--workers", type=positive(int), metavar="N", help="processes; as many as usable cores if not given")
     add(
         "--runner",
         choices=("local", "beam"),
@@ -117,7 +121,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FLAGS",
         help="Beam's own in one text: '--runner=FlinkRunner --flink_master=HOST:8081' (default: Beam on this machine)",
     )
-    add("--timeout", type=_positive(float), default=60.0, metavar="SECONDS", help="for one file (default %(default)g)")
+    add("--timeout", type=positive(float), default=60.0, metavar="SECONDS", help="for one file (default %(default)g)")
+    add(
+        "--descriptions",
+        type=here,
+        metavar="FILE",
+        help="descriptions.jsonl of data_prep.describe: captions, genres, moods, tempo, ... to train with",
+    )
     add("--metadata", type=here, metavar="FILE", help="a .csv or .jsonl table about the files")
     add("--path-column", default="path", help="its column of paths relative to --input (default %(default)s)")
     add("--composer-column", metavar="COLUMN", help="its column of composers")
@@ -151,27 +161,6 @@ def _beam(args: argparse.Namespace, workers: int) -> MakeRunner:
     except ModuleNotFoundError as error:
         raise UserError(f"--runner=beam needs {error.name}: pip install 'amt_jax[beam]'") from None
     return functools.partial(beam.Beam, options=beam.parse_options(args.beam_options, workers), timeout=args.timeout)
-
-
-def _positive(kind: type) -> type:
-    def parse(text: str) -> int | float:
-        value = kind(text)
-        if not 0 < value < float("inf"):
-            raise ValueError
-        return value
-
-    parse.__name__ = f"positive {kind.__name__}"
-    return parse
-
-
-def _check_folders(source: str, dataset: str) -> None:
-    if storage.is_remote(source) or storage.is_remote(dataset):
-        lies_in = f"{dataset}/".startswith(f"{source.rstrip('/')}/")
-    else:
-        inside, outside = os.path.realpath(dataset), os.path.realpath(source)
-        lies_in = os.path.commonpath([inside, outside]) == outside
-    if lies_in:
-        raise UserError(f"--output={dataset} lies in --input={source}: keep datasets outside the folder of MIDI files")
 
 
 def _show(report: Report, args: argparse.Namespace) -> None:
@@ -209,8 +198,23 @@ def _show(report: Report, args: argparse.Namespace) -> None:
         print(f"no composer has {args.min_count} {args.count} (--min-count): the dataset is unconditional")
     else:
         print("no composers (no folders in --input, no --composer-column): the dataset is unconditional")
+    if captions := [caption for each in kept for caption in each.conditions.get("text", ())]:
+        people = sum(caption["human"] for caption in captions)
+        print(f"{len(captions)} captions, {people} of them by people; told of pieces too: " + _told(card))
     print("next:")
+    if captions and "text" not in card.conditions:
+        print(f"  python -m data_prep.encode --dataset={args.output}   # captions, to train with")
     print(f"  python -m amt_jax.train --config=configs/demo.py --config.dataset={args.output} --run=RUN")
+
+
+def _told(card: Card) -> str:
+    """The conditions besides composers and texts, each with the number of its values."""
+    kinds = {
+        name: f"{name} ({len(each.values)})" if each.values else name
+        for name, each in card.conditions.items()
+        if each.kind in ("multi_label", "scalar")
+    }
+    return ", ".join(kinds.values()) or "nothing"
 
 
 if __name__ == "__main__":

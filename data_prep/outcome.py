@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from amt_jax.data.record import ConditionValue
 from amt_jax.errors import UserError
 
 FILE = "files.jsonl"
@@ -31,6 +32,7 @@ class Outcome:
       composer: as found, before rare ones are pooled.
       tokens: its length, after BPE.
       seconds: its length.
+      conditions: what else is known of it, as in Record.
     """
 
     source: str
@@ -46,6 +48,7 @@ class Outcome:
     composer: str = ""
     tokens: int = 0
     seconds: float = 0.0
+    conditions: Mapping[str, ConditionValue] = dataclasses.field(default_factory=dict, hash=False)
 
     @property
     def kept(self) -> bool:

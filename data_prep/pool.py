@@ -28,6 +28,14 @@ class Failure(Exception):
         self.reason, self.details = reason, details
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while files were worked on: `done` of `total` are safe in the journal."""
+
+    def __init__(self, done: int, total: int):
+        super().__init__()
+        self.done, self.total = done, total
+
+
 def usable_cores() -> int:
     """The cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -14,15 +14,18 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from amt_jax import storage
 from amt_jax.data.card import FILE, SPLITS, Card, Split, combine
+from amt_jax.data.conditions import SEMANTIC, TEXT
+from amt_jax.data.record import ConditionValue
 from amt_jax.errors import UserError
 from amt_jax.tokens.symbolic import SymbolicTokenizer
 from data_prep import composers, files, outcome, piece, shards, similarity
+from data_prep import descriptions as described
 from data_prep.decisions import Survey, TooLittle, decide
 from data_prep.journal import Journal
 from data_prep.local import Local
@@ -81,11 +84,13 @@ def prepare(
     dataset: str | os.PathLike,
     settings: Settings,
     metadata: Metadata | None = None,
+    descriptions: Mapping[str, Mapping[str, ConditionValue]] | None = None,
     licence: str = "",
     make_runner: MakeRunner = Local,
 ) -> Report:
     """Prepares every MIDI file under `folder` into `dataset`, or adds the new ones to the dataset that is there.
 
+    `descriptions` tell what is known of a file by its name, as `descriptions.read` gives it.
     Both may lie in an object store; what goes to `dataset` there is made in the cache of this machine.
     Raises UserError for what the person can put right. An interrupted or failed preparation leaves the dataset as it
     was.
@@ -97,9 +102,16 @@ def prepare(
         raise UserError(f"--bpe={settings.bpe}: {settings.tokenizer} has {base} ids, and with BPE up to {2**16}")
     found = files.find(folder)
     here = {files.relative(path, folder) for path in found.paths}
-    listed = {*metadata.composers, *metadata.families} if metadata else here
+    listed = metadata.names if metadata else here
     if here.isdisjoint(listed):
         raise UserError(f"no path in the metadata is a file of {folder!r} (such as {min(here)!r}): --path-column?")
+    if descriptions is not None and here.isdisjoint(descriptions):
+        raise UserError(f"no path in the descriptions is a file of {folder!r} (such as {min(here)!r})")
+    if descriptions and "Program" not in tokenizer.spec.ranges:  # whatever played, the model hears one piano
+        descriptions = {
+            name: {kind: value for kind, value in values.items() if kind != "instruments"}
+            for name, values in descriptions.items()
+        }
     # Before anything is touched: an interrupted preparation with other settings keeps its work.
     _card(dataset, settings_json, tokenizer)
     staging = _staging(dataset)
@@ -112,7 +124,7 @@ def prepare(
             card.verify(staging.dataset)
             old = sorted(outcome.read(staging.dataset))
         runner = make_runner(staging, journal, settings.tokenizer)
-        outcomes = decide(old, runner.survey(folder, found.paths, old), settings, metadata)
+        outcomes = decide(old, runner.survey(folder, found.paths, old), settings, metadata, descriptions or {})
         if changed := outcomes != old:
             outcomes = _write(staging, runner, card, old, outcomes, settings, licence)
             staging.commit()
@@ -212,11 +224,13 @@ def _write(
     vocabulary = composers.bucket(pieces, known, settings.min_count, settings.count)
     composers.write(vocabulary, pieces, draft)
     outcome.write(outcomes, draft)
+    told = described.vocabularies(pieces, card.conditions if card else {}, settings.min_count)
+    encoded = {name: card.conditions[name] for name in (TEXT, SEMANTIC) if card and name in card.conditions}
     skipped = Counter(each.reason or each.outcome for each in outcomes if not each.kept)
     Card(
         spec=tokenizer.spec,
         splits=splits,
-        conditions={"composer": vocabulary} if vocabulary else {},
+        conditions=({"composer": vocabulary} if vocabulary else {}) | told | encoded,
         preparation=settings.to_json(),
         skipped=dict(sorted(skipped.items())),
     ).save(draft)

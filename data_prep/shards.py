@@ -90,7 +90,7 @@ def write(
     signatures = np.zeros((len(plan.rows), similarity.HASHES), np.uint32)
     for index, (row, piece) in enumerate(zip(plan.rows, pieces, strict=True)):
         ids = tokenizer.merge(piece.ids)
-        conditions = {"composer": row.composer} if row.composer else {}
+        conditions = {"composer": row.composer, **row.conditions} if row.composer else row.conditions
         record = Record(ids, conditions, row.piece, row.family, row.source, licence).to_bytes()
         writer.write(record)
         lengths[index] = len(ids)

@@ -83,12 +83,12 @@ def check(
     devices = slice_devices(topology)
     import jax
 
-    from amt_jax.model.conditioning import ConditionConfig
+    from amt_jax.data.card import Vocabulary
     from amt_jax.model.transformer import TransformerConfig
     from amt_jax.parallel.mesh import make_mesh
     from amt_jax.tokens.symbolic import SymbolicTokenizer
     from amt_jax.train import load_config, override
-    from amt_jax.training.config import TrainConfig
+    from amt_jax.training.config import TrainConfig, condition_config
     from amt_jax.training.flops import executed_flops, model_flops
     from amt_jax.training.program import compile_step, make_program
     from amt_jax.training.summary import summary
@@ -99,13 +99,12 @@ def check(
         config = dataclasses.replace(config, batch_size=max(rows * groups, 1))
     tokens = SymbolicTokenizer.create(tokenizer)
     spec = tokens.spec
+    composers = Vocabulary("categorical", tuple(map(str, range(1, condition_size))))
     model = TransformerConfig(
         vocab_size=spec.vocab_size,
         num_streams=spec.num_streams,
         context_length=config.context,
-        conditions=tuple(
-            ConditionConfig(name, condition_size, each.scale, each.dropout) for name, each in config.conditions.items()
-        ),
+        conditions=(condition_config("composer", composers, config.conditions["composer"]),),
         **dataclasses.asdict(config.model)
         | {"dtype": "bfloat16" if config.model.dtype == "auto" else config.model.dtype},
     )
@@ -144,6 +143,7 @@ def decoding(
 
     from amt_jax.model.params import abstract_model
     from amt_jax.parallel.mesh import make_mesh, parameter_shardings, sharding
+    from amt_jax.sampling.constraints import Limits
     from amt_jax.sampling.filters import Controls
     from amt_jax.sampling.sampler import MAX_CANDIDATES, STEPS_A_DISPATCH, DecodeState, Plan, decode, prefill, shardings
     from amt_jax.tokens.grammar import Grammar
@@ -164,7 +164,9 @@ def decoding(
     numbers, reals = shape(jnp.int32, rows), shape(jnp.float32, rows)
     branches = 2 if model.conditions else 1
     params = placed(network.shapes, parameter_shardings(mesh, network.axes))
-    conditions = whole({each.name: shape(jnp.int32, branches * rows, 1) for each in model.conditions})
+    conditions = whole(
+        {each.name: shape(jnp.float16, branches * rows, 1, each.length, each.width) for each in model.conditions}
+    )
     window = placed(shape(jnp.int32, rows, slots // 2), sharding(mesh, "batch"))
     first = placed(numbers, sharding(mesh, "batch"))
     reading = functools.partial(prefill.lower, network.graph, params, conditions, window, first, slots=slots, mesh=mesh)
@@ -172,6 +174,7 @@ def decoding(
         functools.partial(prefill, network.graph, slots=slots, mesh=mesh), params, conditions, window, first
     )
     grammar = Grammar.create(tokenizer.spec, tokenizer.names)
+    clock = jax.eval_shape(lambda: grammar.start((rows,), jnp))
     state = DecodeState(
         cache=cache,
         logits=logits,
@@ -182,15 +185,14 @@ def decoding(
         count=shape(jnp.int32),
         done=shape(jnp.bool_, rows),
         seen=shape(jnp.bool_, rows, model.vocab_size),
-        clock=jax.eval_shape(lambda: grammar.start((rows,), jnp)),
+        clock=clock._replace(ends=shape(jnp.int32, rows, 0)),  # as without a limit of the polyphony
     )
     plan = Plan(
         controls=Controls(shape(jnp.uint32, rows), reals, numbers, reals, reals, reals),
         scales=shape(jnp.float32, branches - 1, rows),
         conditions=conditions,
         max_tokens=numbers,
-        begin=reals,
-        end=reals,
+        limits=Limits(reals, reals, numbers, numbers, shape(jnp.bool_, rows, model.vocab_size)),
     )
     drawing = functools.partial(
         decode.lower, network.graph, params, whole(plan), placed(state, shardings(state, mesh)), STEPS_A_DISPATCH,

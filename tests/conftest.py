@@ -14,6 +14,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from amt_jax.data.card import OTHER, Card, Shard, Split, Vocabulary, content_hash, file_sha256
+from amt_jax.data.conditions import Conditions
 from amt_jax.data.record import Record
 from amt_jax.tokens.spec import TokenSpec
 
@@ -73,6 +74,12 @@ def make_run(write_dataset):
         return run
 
     return make
+
+
+@pytest.fixture(scope="session")
+def told():
+    """A function: card -> its conditions, each as one vector."""
+    return lambda card: Conditions(card.conditions, dict.fromkeys(card.conditions, 1))
 
 
 def _make_pieces(lengths, seed=0) -> list[np.ndarray]:

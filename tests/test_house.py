@@ -9,12 +9,14 @@ ROOT = Path(__file__).parents[1]
 MAY_USE = {
     "tokens": set(),
     "music": {"tokens"},
+    "text": {"music", "pretrained"},
     "model": set(),
     "data": {"tokens"},
+    "pretrained": set(),
     "parallel": {"model"},
     "training": {"tokens", "data", "model", "parallel"},
-    "sampling": {"tokens", "music", "data", "model", "parallel", "training"},
-    "evaluation": {"tokens", "music", "data", "model", "parallel", "training", "sampling"},
+    "sampling": {"tokens", "music", "text", "data", "model", "parallel", "training"},
+    "evaluation": {"tokens", "music", "text", "data", "model", "parallel", "training", "sampling"},
 }
 
 

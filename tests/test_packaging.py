@@ -30,7 +30,11 @@ def test_every_requirement_has_a_range_and_a_reason():
 
 
 AMT = [f"amt_jax.{name}" for name in ("train", "generate", "evaluate", "demo")]
-COMMANDS = [*AMT, "data_prep.midi", "data_prep.corpus", "launch.local", "launch.sweep", "launch.compile_check"]
+PREP = [
+    f"data_prep.{name}"
+    for name in ("midi", "corpus", "collect", "texts", "pair", "describe", "report", "encode", "cluster")
+]
+COMMANDS = [*AMT, *PREP, "launch.local", "launch.sweep", "launch.compile_check"]
 
 
 @pytest.mark.parametrize("module", COMMANDS)
@@ -43,6 +47,7 @@ def test_help_teaches_without_loading_jax(module):
         "except SystemExit as error:\n"
         "    assert not error.code\n"
         "heavy = {'jax', 'miditok', 'matplotlib', 'tensorflow', 'torch', 'grain', 'optuna', 'apache_beam'}\n"
+        "heavy |= {'sklearn', 'transformers', 'spacy', 'requests', 'rapidfuzz', 'py3langid'}\n"
         "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

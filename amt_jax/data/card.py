@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from amt_jax import storage
 from amt_jax.errors import UserError, near
 from amt_jax.tokens.spec import TokenSpec
 
-SCHEMA = 1
+SCHEMA = 2
 FILE = "dataset.json"
 SPLITS = ("train", "valid", "test")
 OTHER = "OTHER"
+KINDS = ("categorical", "multi_label", "scalar", "text")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,32 +59,64 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """The values of one condition. Id 0 is null (unconditional); `values[i]` has id i + 1.
+    """What values one condition can have, and how a network is given them: as vectors whose first element is null.
 
     Attributes:
-      kind: `categorical`, `multi_label`, `scalar` or `text`.
-      values: names in the order of their ids; may hold `OTHER`, which takes every name not listed.
+      kind: `categorical` (a name), `multi_label` (names), `scalar` (a number) or `text`.
+      values: of names, in the order of their ids; may hold `OTHER`, which takes every name not listed.
       counts: records in the dataset a value, same order.
+      knots: of numbers, ascending; a number is told by how near it is to the two around it.
+      encoder: of texts, the name of the encoder ...
+      digest: ... and the hash of its weights and settings;
+      length: the most vectors it makes of a text, each of `width` numbers.
     """
 
     kind: str
     values: tuple[str, ...] = ()
     counts: tuple[int, ...] = ()
+    knots: tuple[float, ...] = ()
+    encoder: str = ""
+    digest: str = ""
+    length: int = 0
+    width: int = 0
 
     def __post_init__(self):
-        object.__setattr__(self, "values", tuple(self.values))
-        object.__setattr__(self, "counts", tuple(self.counts))
+        for name in ("values", "counts", "knots"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.kind not in KINDS:
+            raise ValueError(f"condition kind {self.kind!r}")
 
     @property
     def size(self) -> int:
-        """Ids, null included."""
-        return len(self.values) + 1
+        """Elements of a vector, null's included."""
+        return 1 + (self.width if self.kind == "text" else len(self.knots or self.values))
 
     def id(self, name: str | None) -> int:
         """Id of `name`; 0 for None, OTHER's for a name not listed, 0 if there is no OTHER."""
         if name in self.values:
             return self.values.index(name) + 1
         return self.id(OTHER) if name is not None and OTHER in self.values else 0
+
+    def vector(self, value: str | Sequence[str] | float | None) -> np.ndarray:
+        """A name, names or a number as a vector of about unit length; null for None and what is not known. [W] float16
+
+        A number between two knots is shared between them, by how near each is; beyond the ends it is the end.
+        """
+        found = np.zeros(self.size, np.float32)
+        if value is None:
+            pass
+        elif self.kind == "scalar":
+            place = float(np.interp(value, self.knots, np.arange(len(self.knots))))
+            lower = min(int(place), len(self.knots) - 2)
+            found[lower + 1], found[lower + 2] = lower + 1 - place, place - lower
+        else:
+            names = [value] if self.kind == "categorical" else value
+            found[[self.id(name) for name in names]] = 1
+            found[0] = 0
+            found /= max(np.linalg.norm(found), 1)
+        if not found.any():
+            found[0] = 1
+        return found.astype(np.float16)
 
     def find(self, condition: str, name: str) -> str:
         """The listed value that a person meant by `name` (case does not matter); UserError if none."""

@@ -1,13 +1,13 @@
 """From dataset folder to batches of numpy arrays.
 
-Glossary: B rows, T targets a row (the context), K streams, S the most segments a row.
+Glossary: B rows, T targets a row (the context), K streams, S the most segments a row, L vectors of width W a condition.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from amt_jax.data.card import Card
+from amt_jax.data.conditions import TEXT, Conditions
 from amt_jax.data.plan import Plan, TrainPlan
-from amt_jax.data.record import Record
+from amt_jax.data.record import ConditionValue, Record
 from amt_jax.errors import UserError
 from amt_jax.tokens.spec import TokenSpec
 
-AUGMENT = 1  # the purpose of a random stream, see plan.SHUFFLE
+AUGMENT, CAPTION = 1, 2  # the purposes of random streams, see plan.SHUFFLE
 
 Batch = dict[str, Any]
 
@@ -30,7 +31,7 @@ class Records:
     """The records of one split, by index, in the order of its shards."""
 
     def __init__(self, folder: str | os.PathLike, card: Card, split: str):
-        self.card = card
+        self.folder, self.card = Path(folder), card
         self.lengths = card.lengths(folder, split)
         paths = [str(Path(folder) / shard.file) for shard in card.split(split).shards]
         missing = [path for path in paths if not os.path.exists(path)]
@@ -54,9 +55,23 @@ class Records:
             )
         return record
 
-    def condition_ids(self, record: Record) -> dict[str, int]:
-        """The id of each of the card's conditions, 0 (null) where the record has none."""
-        return {name: table.id(record.conditions.get(name)) for name, table in self.card.conditions.items()}
+
+class Retold:
+    """Records of which other things are told than what they are.
+
+    Args:
+      records: whose music it is.
+      conditions: the number of a record -> its conditions, as in Record.
+    """
+
+    def __init__(self, records: Records, conditions: Callable[[int], Mapping[str, ConditionValue]]):
+        self.card, self.lengths, self._records, self._conditions = records.card, records.lengths, records, conditions
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Record:
+        return dataclasses.replace(self._records[index], conditions=self._conditions(index))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +103,9 @@ class Augmentation:
             if amount and kind not in spec.ranges:
                 raise UserError(f"augmentation.{field}: the {spec.name} vocabulary has no {kind} tokens; set it to 0")
 
-    def apply(self, ids: np.ndarray, spec: TokenSpec, random: np.random.Generator) -> np.ndarray:
-        """Varies a piece. [T] -> [T], same dtype."""
-        ids = ids.copy()
+    def apply(self, ids: np.ndarray, spec: TokenSpec, random: np.random.Generator) -> tuple[np.ndarray, int]:
+        """Varies a piece. [T] -> [T], same dtype, and by how many semitones it was transposed."""
+        ids, transposed = ids.copy(), 0
         original = ids.copy()
         if self.transpose:
             first, stop = spec.ranges["Pitch"]
@@ -99,13 +114,14 @@ class Augmentation:
                 low, high = int(original[pitches].min()), int(original[pitches].max())
                 shift = random.integers(max(-self.transpose, first - low), min(self.transpose, stop - 1 - high) + 1)
                 ids[pitches] = original[pitches] + shift
+                transposed = int(shift)
         for amount, kind in ((self.tempo, "Tempo"), (self.velocity, "Velocity")):
             if amount:
                 first, stop = spec.ranges[kind]
                 chosen = (original >= first) & (original < stop)
                 shift = random.integers(-amount, amount + 1)
                 ids[chosen] = np.clip(original[chosen].astype(np.int64) + shift, first, stop - 1)
-        return ids
+        return ids, transposed
 
 
 class Rows:
@@ -113,20 +129,23 @@ class Rows:
 
     def __init__(
         self,
-        records: Records,
+        records: Records | Retold,
         plan: Plan,
+        conditions: Conditions,
         augmentation: Augmentation | None = None,
         seed: int = 0,
-        conditions: Sequence[str] | None = None,
     ):
-        """`conditions` names those to give, all of the card's if it is left out."""
-        for name, table in records.card.conditions.items():
-            if table.kind != "categorical":
-                raise UserError(f"condition {name!r} is of kind {table.kind!r}; only categorical ones can be read")
         augmentation = augmentation or Augmentation()
         augmentation.check(records.card.spec)
-        self.records, self.plan, self.augmentation, self.seed = records, plan, augmentation, seed
-        self.conditions = list(records.card.conditions if conditions is None else conditions)
+        told = sorted({"tempo", TEXT} & set(conditions.lengths))
+        if augmentation.tempo and told:
+            raise UserError(
+                f"augmentation.tempo would make the {told[0]} that the model is told untrue; set it to 0, "
+                f"or leave the condition out"
+            )
+        self.records, self.plan, self.conditions = records, plan, conditions
+        self.augmentation, self.seed = augmentation, seed
+        self._nothing = {name: np.stack([value] * plan.max_segments) for name, value in conditions.of_piece({}).items()}
 
     def __getitem__(self, index: int) -> Batch:
         """Row `index`: the arrays of the contract in `batches`, without B."""
@@ -136,11 +155,11 @@ class Rows:
         inputs, targets = np.full(shape, spec.pad, np.int32), np.full(shape, spec.pad, np.int32)
         segments, positions = np.zeros(plan.context, np.int32), np.zeros(plan.context, np.int32)
         weights = np.zeros(plan.context, np.float32)
-        conditions = {name: np.zeros(plan.max_segments, np.int32) for name in self.conditions}
+        conditions = {name: value.copy() for name, value in self._nothing.items()}
         at = 0
         for segment, span in enumerate(spans):
             record = self.records[span.record]
-            sequence = self._sequence(record.ids, epoch, span.record)
+            sequence, values = self._piece(record, epoch, span.record)
             count = span.stop - span.start
             here = slice(at, at + count)
             inputs[here] = sequence[span.start : span.stop]
@@ -148,9 +167,8 @@ class Rows:
             segments[here] = segment + 1
             positions[here] = np.arange(count)
             weights[at + span.scored - span.start : at + count] = 1
-            ids = self.records.condition_ids(record)
-            for name in self.conditions:
-                conditions[name][segment] = ids[name]
+            for name, value in values.items():
+                conditions[name][segment] = value
             at += count
         return {
             "inputs": inputs,
@@ -161,14 +179,17 @@ class Rows:
             "conditions": conditions,
         }
 
-    def _sequence(self, ids: np.ndarray, epoch: int, record: int) -> np.ndarray:
-        """BOS, the piece as this epoch varies it, EOS. [L + 2, K]"""
-        spec = self.records.card.spec
+    def _piece(self, record: Record, epoch: int, number: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """BOS, the piece as this epoch varies it, EOS, [L + 2, K], and what is told of it this time."""
+        spec, ids, transposed, random = self.records.card.spec, record.ids, 0, None
+        if isinstance(self.plan, TrainPlan):
+            random = np.random.default_rng([self.seed, epoch, CAPTION, number])
         if self.augmentation != Augmentation():
-            ids = self.augmentation.apply(ids, spec, np.random.default_rng([self.seed, epoch, AUGMENT, record]))
+            drawn = np.random.default_rng([self.seed, epoch, AUGMENT, number])
+            ids, transposed = self.augmentation.apply(ids, spec, drawn)
         sequence = np.empty((len(ids) + 2, spec.num_streams), np.int32)
         sequence[0], sequence[1:-1], sequence[-1] = spec.bos, ids.reshape(len(ids), spec.num_streams), spec.eos
-        return sequence
+        return sequence, self.conditions.of_piece(record.conditions, random, transposed=bool(transposed))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +227,7 @@ def batches(
     Returns:
       An iterable of {"inputs" [B, T, K], "targets" [B, T, K], "segments" [B, T] (0 padding, 1.. the piece in the
       row), "positions" [B, T] (from 0 in each segment), all int32, "weights" [B, T] float32 (1 where the target
-      counts), "conditions": {name: [B, S] int32, the id of segment s at s - 1}}.
+      counts), "conditions": {name: [B, S, L, W] float16, the value of segment s at s - 1}}.
     """
     if isinstance(rows.plan, TrainPlan):
         length = (2**62 - start) // batch_size

@@ -12,9 +12,10 @@ from amt_jax.errors import UserError
 
 VERSION = 1
 
-# A condition's value by kind: categorical -> its name, multi_label -> names, scalar -> a number.
+# A condition's value by kind: categorical -> its name, multi_label -> names, scalar -> a number, text -> captions, each
+# {"text", "human": whether a person wrote it, "names_key": whether it is untrue once the piece is transposed}.
 # Names, not ids, stand in records: ids belong to the card, so a vocabulary can grow without rewriting shards.
-ConditionValue = str | list[str] | float
+ConditionValue = str | list[str] | float | list[dict[str, str | bool]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from amt_jax.evaluation import page
 from amt_jax.evaluation.likelihood import TypeScore
 from amt_jax.evaluation.metrics import Estimate
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 COLOURS = {"real": "#6b7280", "samples": "#2563eb", "random": "#d97706"}
 _OTHER = "#0f766e"
@@ -20,7 +16,7 @@ _OTHER = "#0f766e"
 
 def intervals(values: Mapping[str, np.ndarray], means: Mapping[str, Estimate]) -> str:
     """Every piece as a dot and each set's mean with its interval, a row a set. values set -> [P]"""
-    figure = _figure(3.7, 0.35 + 0.45 * len(values))
+    figure = page.figure(3.7, 0.35 + 0.45 * len(values))
     axes = figure.add_subplot()
     jitter = np.random.default_rng(0)
     for row, (name, points) in enumerate(values.items()):
@@ -35,12 +31,12 @@ def intervals(values: Mapping[str, np.ndarray], means: Mapping[str, Estimate]) -
     axes.grid(axis="x", color="#e5e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.locator_params(axis="x", nbins=6)
-    return _svg(figure)
+    return page.svg(figure)
 
 
 def histograms(shares: Mapping[str, np.ndarray], labels: Sequence[str]) -> str:
     """Mean histograms of the sets, the real one filled, on top of each other. shares set -> [C]"""
-    figure = _figure(3.7, 1.7)
+    figure = page.figure(3.7, 1.7)
     axes = figure.add_subplot()
     places = np.arange(len(labels))
     for name, share in shares.items():
@@ -55,13 +51,13 @@ def histograms(shares: Mapping[str, np.ndarray], labels: Sequence[str]) -> str:
     axes.set_xticks(places[::step], labels[::step])
     axes.set_yticks([])
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 0.98), handlelength=1.4)
-    return _svg(figure)
+    return page.svg(figure)
 
 
 def types(scores: Mapping[str, TypeScore]) -> str:
     """Nats a target by token type, the hardest first, with accuracy and count."""
     ordered = sorted(scores.items(), key=lambda item: -item[1].nats)
-    figure = _figure(6.0, 0.4 + 0.27 * len(ordered))
+    figure = page.figure(6.0, 0.4 + 0.27 * len(ordered))
     axes = figure.add_subplot()
     axes.barh(range(len(ordered)), [score.nats for _, score in ordered], color=COLOURS["samples"], height=0.62)
     for row, (_, score) in enumerate(ordered):
@@ -71,12 +67,12 @@ def types(scores: Mapping[str, TypeScore]) -> str:
     axes.set_ylim(len(ordered) - 0.4, -0.6)
     axes.set_xlim(0, max(score.nats for _, score in ordered) * 1.9 + 1e-6)
     axes.set_xticks([])
-    return _svg(figure)
+    return page.svg(figure)
 
 
 def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
     """Training curves, nats a token over steps. lines name -> (steps, values)"""
-    figure = _figure(6.0, 2.5)
+    figure = page.figure(6.0, 2.5)
     axes = figure.add_subplot()
     for (name, (steps, values)), colour in zip(lines.items(), ("#93b4f5", "#b91c1c", _OTHER), strict=False):
         few = len(steps) < 60
@@ -85,30 +81,4 @@ def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
     axes.set_ylabel("nats a token", fontsize=8, color="#6b7280")
     axes.grid(color="#e5e7eb", linewidth=0.8)
     axes.legend(frameon=False, fontsize=8)
-    return _svg(figure)
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
-    FigureCanvasSVG(figure)
-    return figure
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as an `<svg>` element, its text as text, the same bytes every time."""
-    import matplotlib
-
-    for axes in figure.axes:
-        axes.set_facecolor("none")
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
-        axes.spines["bottom"].set_color("#d1d5db")
-        axes.tick_params(labelsize=8, length=0, labelcolor="#374151")
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "amt_jax", "font.family": "sans-serif"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return page.svg(figure)

@@ -17,6 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from amt_jax.data.conditions import Conditions
 from amt_jax.data.pipeline import Records, Rows, batches
 from amt_jax.data.plan import EvalPlan
 from amt_jax.evaluation.metrics import Estimate, bootstrap
@@ -79,9 +80,9 @@ def evaluate_likelihood(
     config: TransformerConfig,
     params: Any,
     records: Records,
+    conditions: Conditions,
     *,
     mesh: Mesh | None = None,
-    conditioned: bool = True,
     seconds: np.ndarray | None = None,
     seed: int = 0,
     title: str = "scoring",
@@ -93,9 +94,9 @@ def evaluate_likelihood(
     Args:
       config: the model's.
       params: its parameters, on `mesh`.
-      records: the split; the ids of its conditions are those of `records.card`.
+      records: the split.
+      conditions: what the model is told of them.
       mesh: devices of this process, its first one if not given.
-      conditioned: whether the model is told the conditions; False sets all to null.
       seconds: length of each piece's music, for bits_per_second. [P]
       seed: of the bootstrap.
       title: of the progress bar.
@@ -109,14 +110,11 @@ def evaluate_likelihood(
     batch_size = groups * max(1, min(_TOKENS_A_BATCH // context, -(-len(plan.rows) // processes) // groups))
     total, mine = processes * batch_size, range(process * batch_size, (process + 1) * batch_size)
     types, notes = spec.type_ids(), notes_per_id(spec)
-    names = [condition.name for condition in config.conditions]
     # Column by column: nats, targets, correct targets, notes. [P, 4] and [types, 3]
     by_piece, by_type = np.zeros((len(records), 4)), np.zeros((len(spec.ranges), 3))
     with tqdm(total=len(plan.rows), desc=title, unit="row", disable=None if is_first() else True) as progress:
-        for index, batch in enumerate(batches(Rows(records, plan, conditions=names), total, slots=mine)):
-            conditions = {name: ids * conditioned for name, ids in batch["conditions"].items()}
-            fed = put_batch(batch | {"conditions": conditions}, mesh, batch_size)
-            nats, correct = jax.device_get(score_targets(graph, params, fed, mesh))
+        for index, batch in enumerate(batches(Rows(records, plan, conditions), total, slots=mine)):
+            nats, correct = jax.device_get(score_targets(graph, params, put_batch(batch, mesh, batch_size), mesh))
             first = index * total + process * batch_size
             records_of = np.zeros((batch_size, plan.max_segments + 1), np.int64)  # by row and segment
             for row in range(batch_size):

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from amt_jax.evaluation import charts
+from amt_jax.evaluation.following import Followed
 from amt_jax.evaluation.likelihood import Likelihood
 from amt_jax.evaluation.metrics import METRICS, Comparison, Estimate, values_of
+from amt_jax.evaluation.page import page
 from amt_jax.music.features import PITCH_CLASSES, Features
 
 NAMES = ("report.json", "report.csv", "report.html")
@@ -45,6 +47,7 @@ class Report:
       likelihoods: how conditions were given -> figures; the first is the main one.
       sets: set ("samples", "real", "random") -> features of its pieces.
       comparisons: of the sets with the real one.
+      following: aspect of what texts ask for -> how often music follows it.
       pieces: samples to show.
       history: the run's metrics.jsonl, a dict a line.
     """
@@ -54,6 +57,7 @@ class Report:
     likelihoods: Mapping[str, Likelihood]
     sets: Mapping[str, Sequence[Features]]
     comparisons: Sequence[Comparison]
+    following: Mapping[str, Followed] = dataclasses.field(default_factory=dict)
     pieces: Sequence[Piece] = ()
     history: Sequence[Mapping[str, Any]] = ()
 
@@ -63,6 +67,7 @@ class Report:
             "about": dict(self.about),
             "likelihood": {name: dataclasses.asdict(each) for name, each in self.likelihoods.items()},
             "music": {each.metric: dataclasses.asdict(each) for each in self.comparisons},
+            "following": {aspect: dataclasses.asdict(each) for aspect, each in self.following.items()},
             "samples": [{"name": p.name, "midi": p.midi, "audio": p.audio} for p in self.pieces],
         }
         return _without_nan(data)
@@ -86,6 +91,9 @@ class Report:
                 rows.append(row)
             row = ["music", each.metric, "real", "real to real", *dataclasses.astuple(each.floor), each.counted["real"]]
             rows.append(row)
+        for aspect, each in self.following.items():
+            for way, share in each.shares.items():
+                rows.append(["following", aspect, way, "share", *dataclasses.astuple(share), each.asked])
         return [["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in row] for row in rows]
 
     def save(self, folder: str | os.PathLike) -> Path:
@@ -119,6 +127,9 @@ class Report:
                     f"{_SET_TITLES.get(name, name)}: {sum(inside)} of {len(inside)} musical metrics are as close to "
                     "real music as other real music is."
                 )
+        for aspect, each in self.following.items():
+            shares = ", ".join(f"{way}: {share.value:.0%}" for way, share in each.shares.items())
+            lines.append(f"Of {each.asked} pieces whose text asks for it, so many have the right {aspect}: {shares}.")
         few = len(self.sets.get("real", ()))
         if self.comparisons and few < _FEW:
             lines.append(f"There are only {few} real pieces to compare with: intervals and real to real say little.")
@@ -132,6 +143,8 @@ class Report:
         parts.append(self._about())
         if self.likelihoods:
             parts.append(self._likelihood())
+        if self.following:
+            parts.append(self._following())
         if self.comparisons:
             parts.append(self._music())
         if self.pieces:
@@ -139,7 +152,7 @@ class Report:
         if curves := training_curves(self.history):
             parts.append(f"<section><h2>Training</h2><figure>{charts.curves(curves)}</figure></section>")
         body = "\n".join(parts)
-        return _PAGE.format(title=html.escape(title), style=_STYLE, body=body)
+        return page(title, body)
 
     def _about(self) -> str:
         rows = "".join(
@@ -165,6 +178,22 @@ class Report:
 intervals, bootstrap over the {first.pieces:,} pieces. A blind guess needs {math.log(self.vocab_size):.2f} nats a
 token.</p>
 <h3>By token type</h3><figure>{charts.types(first.types)}</figure></section>"""
+
+    def _following(self) -> str:
+        ways = next(iter(self.following.values())).shares
+        head = "".join(f"<th>{html.escape(way)}</th>" for way in ways)
+        rows = "".join(
+            f"<tr><th>{aspect} ({each.asked})</th>"
+            + "".join(f"<td>{_estimate(share, 100)}</td>" for share in each.shares.values())
+            + "</tr>"
+            for aspect, each in self.following.items()
+        )
+        return f"""<section><h2>Whether it does what the words ask for</h2>
+<div class="scroll"><table><tr><th></th>{head}</tr>{rows}</table></div>
+<p class="note">Captions of real pieces of this split, a piece made for each in each way, and how many are as asked: of
+the tempo, mode or density class that the caption names, or with all instruments that it names (in brackets: how many
+captions name it). 95 % intervals, bootstrap over the captions. What is right without the words is right by chance, or
+because most music is so.</p></section>"""
 
     def _music(self) -> str:
         cards = "".join(self._metric(each) for each in self.comparisons)
@@ -272,55 +301,3 @@ _LIKELIHOOD_ROWS = {
     "accuracy": "accuracy",
     "bits_per_second": "bits a second of music",
 }
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
-_STYLE = """
-:root { color-scheme: light; --ink: #111827; --soft: #6b7280; --line: #e5e7eb; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #f6f7f9; color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto,
-  "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 24px 16px 64px; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 8px 0 12px; overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; margin: 0 0 12px; }
-h3 { font-size: 1rem; margin: 16px 0 6px; overflow-wrap: anywhere; }
-h3 a { font-weight: 400; font-size: .85rem; margin-left: 8px; }
-.lead { margin: 0 0 6px; font-size: 1.05rem; }
-.note { color: var(--soft); font-size: .9rem; max-width: 75ch; }
-section, details { background: white; border: 1px solid var(--line); border-radius: 12px; padding: 20px;
-  margin: 20px 0; }
-summary { cursor: pointer; font-weight: 600; }
-table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 4px 14px 4px 0; vertical-align: top; overflow-wrap: anywhere; }
-th { font-weight: 500; color: var(--soft); white-space: nowrap; }
-tr + tr > * { border-top: 1px solid var(--line); }
-.scroll { overflow-x: auto; }
-.scroll tr:first-child th { white-space: normal; }
-.range { color: var(--soft); font-size: .85em; white-space: nowrap; }
-.cards { display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 310px), 1fr)); }
-.card { border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px; display: flex; flex-direction: column; }
-.card h3 { margin-top: 0; }
-.card h3::first-letter { text-transform: uppercase; }
-.card table { width: 100%; font-size: .8rem; margin-top: auto; }
-.card td, .card th { padding-right: 6px; }
-.card .range { display: block; }
-.dot { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 6px; }
-.yes { color: #047857; white-space: nowrap; } .no { color: #b45309; white-space: nowrap; }
-figure { margin: 0; max-width: 760px; }
-svg { width: 100%; height: auto; display: block; }
-svg text { font-family: inherit !important; }
-img { width: 100%; height: auto; border: 1px solid var(--line); border-radius: 8px; }
-audio { width: 100%; height: 40px; margin-top: 6px; }
-"""

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from tqdm import tqdm
 
 from amt_jax import __version__, storage
 from amt_jax.data.cache import open_dataset
-from amt_jax.data.card import Card
-from amt_jax.data.pipeline import Records
+from amt_jax.data.conditions import TEXT, open_conditions
+from amt_jax.data.pipeline import Records, Retold
 from amt_jax.errors import UserError
+from amt_jax.evaluation.following import choose
+from amt_jax.evaluation.following import follow as follow_texts
 from amt_jax.evaluation.likelihood import evaluate_likelihood
 from amt_jax.evaluation.metrics import compare
 from amt_jax.evaluation.report import Piece, Report
@@ -34,9 +36,9 @@ from amt_jax.music.features import excerpt, features
 from amt_jax.music.render import AUDIO_FORMATS, piano_roll_png, save_audio
 from amt_jax.parallel.mesh import ONE_DEVICE, MeshConfig, local_mesh
 from amt_jax.parallel.processes import is_first
+from amt_jax.sampling.generator import Generator
 from amt_jax.sampling.sampler import Request, Sampler
 from amt_jax.sampling.settings import GenerationSettings
-from amt_jax.tokens.grammar import Grammar
 from amt_jax.training.run_folder import RunFolder
 
 _SHOWN = 6  # samples with a piano-roll on the page
@@ -63,6 +65,8 @@ def evaluate_run(
     seconds: float = 30.0,
     seed: int = 0,
     checkpoint: str = "best",
+    follow: int = 32,
+    without_text: str = "",
     mesh: MeshConfig = ONE_DEVICE,
 ) -> Report:
     """Evaluates a run and writes the report, with the samples beside it, into `output`.
@@ -79,6 +83,8 @@ def evaluate_run(
       seconds: length of generated pieces; samples and real pieces are compared over their first so many seconds.
       seed: of the generation and the bootstrap.
       checkpoint: "best", "last" or a step.
+      follow: captions of the split that a run trained with texts is asked to follow, in each way; 0 for none.
+      without_text: run folder of a model without text, to compare with in that.
       mesh: the devices of a process that share its work.
     """
     settings = GenerationSettings(seconds=seconds, seed=seed)
@@ -87,35 +93,41 @@ def evaluate_run(
     records = open_records(run, folder, split, named=bool(dataset))
     given = load_samples(samples) if samples else None
     devices = local_mesh(mesh, run.model_config)
-    config, params = run.load_model(checkpoint, devices)
+    generator = Generator(run, checkpoint, mesh=mesh)
+    config, sampler, params = generator.config, generator.sampler, generator.sampler.params
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
 
     real = [tokenizer.decode(records[i].ids) for i in tqdm(range(len(records)), desc="reading", disable=None)]
     lengths = np.array([features(score).seconds for score in real])
     names = [condition.name for condition in config.conditions]
-    score = {"seconds": lengths, "seed": seed, "mesh": devices}
+    conditions = open_conditions(records.folder, card, config)  # by the run's card: matched by name, whatever their ids
+    told = {"model": records}
     if names:
         label = " and ".join(names)
-        likelihoods = {
-            f"{label} given": evaluate_likelihood(config, params, records, title=f"scoring, {label} given", **score),
-            f"{label} not given": evaluate_likelihood(
-                config, params, records, conditioned=False, title=f"scoring, {label} not given", **score
-            ),
+        order = np.random.default_rng(seed).permutation(len(records))
+        another = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
+        told = {
+            f"{label} given": records,
+            f"{label} not given": Retold(records, lambda index: {}),
+            f"{label} of another piece given": Retold(records, lambda index: records[another[index]].conditions),
         }
-    else:
-        likelihoods = {"model": evaluate_likelihood(config, params, records, **score)}
+    likelihoods = {
+        title: evaluate_likelihood(
+            config, params, each, conditions, seconds=lengths, seed=seed, mesh=devices, title=f"scoring, {title}"
+        )
+        for title, each in told.items()
+    }
 
-    sampler = Sampler(config, params, card.spec, Grammar.create(card.spec, tokenizer.names), mesh=devices)
     if given is None:
         # Asked for what the real pieces are, so that both sets are of one mixture.
         order = np.random.default_rng(seed).permutation(len(records))
         chosen = [records[int(i)] for i in itertools.islice(itertools.cycle(order), count)]
-        conditions = [{name: records.condition_ids(record)[name] for name in names} for record in chosen]
-        results = _generate(sampler, settings, conditions, "generating")
+        wanted = [conditions.of_piece(record.conditions) for record in chosen]
+        results = _generate(sampler, settings, wanted, "generating")
         given = [
-            Sample(_name(number, card, wanted), tokenizer.decode(ids))
-            for number, (ids, wanted) in enumerate(zip(results, conditions, strict=True), start=1)
+            Sample(_name(number, names, record.conditions), tokenizer.decode(ids))
+            for number, (ids, record) in enumerate(zip(results, chosen, strict=True), start=1)
         ]
     # A model whose logits are all equal: the grammar alone decides what is possible. Such music is thin, and a few
     # notes are in one scale by chance: so it is as long in tokens as real music, not in seconds.
@@ -125,6 +137,12 @@ def evaluate_run(
         seconds=36_000, max_tokens=min(tokens, 65_536), temperature=1, top_k=0, top_p=1, seed=seed
     )
     noise = [tokenizer.decode(ids) for ids in _generate(blind, anything, [{}] * count, "random tokens")]
+
+    following = {}
+    if follow and TEXT in names:
+        other = Generator(RunFolder(without_text), mesh=mesh) if without_text else None
+        texts = choose(records, follow, seed)
+        following = follow_texts(generator, texts, seconds=seconds, seed=seed, other=other)
 
     sets = {
         "samples": [features(excerpt(each.score, seconds)) for each in given],
@@ -151,6 +169,7 @@ def evaluate_run(
         likelihoods=likelihoods,
         sets=sets,
         comparisons=compare({name: sets[name] for name in ("samples", "random")}, sets["real"], seed=seed),
+        following=following,
         pieces=save_pieces(given, output) if is_first() else [],
         history=read_history(run.metrics_path),
     )
@@ -160,7 +179,7 @@ def evaluate_run(
 
 
 def open_records(run: RunFolder, folder: str | os.PathLike, split: str, *, named: bool) -> Records:
-    """The records of a split, their conditions by the run's ids; UserError if the run cannot read them."""
+    """The records of a split; UserError if the run cannot read them."""
     if not named and not storage.open_folder(folder).exists():
         raise UserError(f"the dataset of run {run.path}, {folder}, is not there; name it with --dataset=DATASET")
     card, here = open_dataset(folder, (split,))
@@ -169,8 +188,7 @@ def open_records(run: RunFolder, folder: str | os.PathLike, split: str, *, named
             f"dataset {folder} has another vocabulary ({card.spec.name}, {card.spec.vocab_size} ids) than run "
             f"{run.path} ({run.card.spec.name}, {run.card.spec.vocab_size} ids); prepare it with the run's tokenizer"
         )
-    # Between a dataset and a run conditions are matched by name.
-    return Records(here, dataclasses.replace(card, conditions=run.card.conditions), split)
+    return Records(here, card, split)
 
 
 def load_samples(folder: str | os.PathLike) -> list[Sample]:
@@ -243,6 +261,6 @@ def _generate(
         return [result.ids for result in results]
 
 
-def _name(number: int, card: Card, wanted: dict[str, int]) -> str:
-    values = [card.conditions[name].values[i - 1] for name, i in wanted.items() if i]
-    return f"sample {number}" + (f": {', '.join(values)}" if values else "")
+def _name(number: int, names: Sequence[str], wanted: Mapping[str, Any]) -> str:
+    asked = ", ".join(str(wanted[name]) for name in names if isinstance(wanted.get(name), str))
+    return f"sample {number}" + (f": {asked}" if asked else "")

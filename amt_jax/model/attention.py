@@ -178,6 +178,23 @@ def _blockwise_backward(saved, grad):
 _blockwise.defvjp(_blockwise_forward, _blockwise_backward)
 
 
+def cross_attend(query: jax.Array, key: jax.Array, value: jax.Array, visible: jax.Array) -> jax.Array:
+    """Attention to sources outside the sequence, few enough to hold all scores.
+
+    Args:
+      query: [B, T, N, H].
+      key, value: [B, M, K, H].
+      visible: [B, T, M] bool.
+
+    Returns:
+      [B, T, N, H].
+    """
+    grouped = query.reshape(*query.shape[:2], key.shape[2], -1, query.shape[3]) * query.shape[3] ** -0.5
+    scores = jnp.einsum("BTKGH,BMKH->BKGTM", grouped, key, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(jnp.where(visible[:, None, None], scores, MASKED), axis=-1).astype(value.dtype)
+    return jnp.einsum("BKGTM,BMKH->BTKGH", weights, value).reshape(query.shape)
+
+
 def cached_attend(
     query: jax.Array,
     key: jax.Array,

@@ -1,6 +1,6 @@
 """The decoder: token streams in, logits of the next tokens out.
 
-B batch   T time   S cache slots   K token streams / key-value heads   N heads   H head dim
+B batch   T time   S cache slots   K token streams / key-value heads   N heads   H head dim   M sources
 D model   F feed-forward   V vocabulary   L layers
 """
 
@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from amt_jax.model.attention import Attend, blockwise_attend, cached_attend, rotary_tables, rotate
-from amt_jax.model.conditioning import ConditionConfig, Conditioning
+from amt_jax.model.attention import Attend, blockwise_attend, cached_attend, cross_attend, rotary_tables, rotate
+from amt_jax.model.conditioning import ConditionConfig, Conditioning, before_segments, of_segments, prefix_slots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,15 @@ class TransformerConfig(ModelConfig):
     @property
     def head_dim(self) -> int:
         return self.d_model // self.num_heads
+
+    @property
+    def attends_to_sources(self) -> bool:
+        return any(condition.way == "cross" for condition in self.conditions)
+
+    @property
+    def prefix_slots(self) -> int:
+        """Cache slots before a piece's first token."""
+        return prefix_slots(self.conditions, 1)
 
 
 class Placement(NamedTuple):
@@ -161,6 +171,28 @@ class Attention(nnx.Module):
         return self.out(mixed.reshape(*mixed.shape[:-2], -1))
 
 
+class CrossAttention(nnx.Module):
+    """Projections around attention to sources; columns of keys and values stand by head, as in `Attention`."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.query = Linear(config.d_model, config.d_model, ("embed", "heads"), config, rngs=rngs)
+        self.memory = Linear(config.d_model, 2 * config.num_kv_heads * config.head_dim, ("embed", "heads"), config,
+                             rngs=rngs)  # fmt: skip
+        self.out = Linear(config.d_model, config.d_model, ("heads", "embed"), config, rngs=rngs,
+                          gain=(2 * config.num_layers) ** -0.5)  # fmt: skip
+
+    def remember(self, sources: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Keys and values of sources. [B, M, D] -> 2 × [B, M, K, H]."""
+        heads = self.memory(sources).reshape(*sources.shape[:-1], self.config.num_kv_heads, 2, self.config.head_dim)
+        return heads[..., 0, :], heads[..., 1, :]
+
+    def __call__(self, x: jax.Array, memory: tuple[jax.Array, jax.Array], visible: jax.Array) -> jax.Array:
+        """What tokens take from sources. x [B, T, D], memory 2 × [B, M, K, H], visible [B, T, M] -> [B, T, D]."""
+        query = self.query(x).reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
+        return self.out(cross_attend(query, *memory, visible).reshape(x.shape))
+
+
 class FeedForward(nnx.Module):
     """Two products with a GELU between, or SwiGLU's three."""
 
@@ -177,30 +209,64 @@ class FeedForward(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Attention and feed-forward, each normalised before and added after."""
+    """Attention, attention to sources where there are any, and feed-forward; each normalised before and added after."""
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.dropout = config.dropout
         self.attention_norm = Norm(config.d_model, config.norm)
         self.attention = Attention(config, rngs=rngs)
+        self.cross_norm = Norm(config.d_model, config.norm) if config.attends_to_sources else None
+        self.cross = CrossAttention(config, rngs=rngs) if config.attends_to_sources else None
         self.feed_forward_norm = Norm(config.d_model, config.norm)
         self.feed_forward = FeedForward(config, rngs=rngs)
 
-    def __call__(self, x, rotary, segments, placement: Placement, dropout_key):
-        """A whole sequence. x [B, T, D] -> x [B, T, D], key and value [B, T, K, H]."""
-        keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+    def __call__(self, x, rotary, segments, sources, placement: Placement, dropout_key):
+        """A whole sequence.
+
+        Args:
+          x: [B, T, D].
+          rotary: tables of the positions.
+          segments: [B, T].
+          sources: ([B, M, D], visible [B, T, M]) or None.
+          placement: how it runs on the devices at hand.
+          dropout_key: PRNG key or None.
+
+        Returns:
+          x [B, T, D], and key and value [B, T, K, H].
+        """
+        keys = [None] * 3 if dropout_key is None else jax.random.split(dropout_key, 2 if sources is None else 3)
         query, key, value = self.attention.project(self.attention_norm(x), rotary)
         mixed = self.attention.merge(placement.attend(query, key, value, segments))
         x = placement.constrain(x + dropout(mixed, self.dropout, keys[0]), "batch", "time")
+        if sources is not None:
+            states, visible = sources
+            taken = self.cross(self.cross_norm(x), self.cross.remember(states), visible)
+            x = placement.constrain(x + dropout(taken, self.dropout, keys[2]), "batch", "time")
         fed = self.feed_forward(self.feed_forward_norm(x))
         return placement.constrain(x + dropout(fed, self.dropout, keys[1]), "batch", "time"), (key, value)
 
-    def step(self, x, rotary, cache, index, mask, placement: Placement):
+    def step(self, x, rotary, cache, index, mask, memory, visible, placement: Placement):
         """One token a row. x [B, D], cache key and value [B · K, S, H], written at slot `index` -> x, cache."""
         query, key, value = self.attention.project(self.attention_norm(x), rotary)
         mixed, cache = placement.cached_attend(query, key, value, cache, index, mask)
         x = x + self.attention.merge(mixed.astype(x.dtype))
+        if memory is not None:
+            x = x + self.cross(self.cross_norm(x)[:, None], memory, visible)[:, 0]
         return placement.constrain(x + self.feed_forward(self.feed_forward_norm(x)), "batch"), cache
+
+
+class Remembered(NamedTuple):
+    """What is asked of pieces, ready for decoding steps; None where nothing goes that way.
+
+    Attributes:
+      added: [B, D], to add to each token's embedding.
+      memory: a (key, value) of [B, M, K, H] a layer.
+      visible: [B, 1, M] bool, the sources that are there.
+    """
+
+    added: jax.Array | None
+    memory: list[tuple[jax.Array, jax.Array]] | None
+    visible: jax.Array | None
 
 
 class Transformer(nnx.Module):
@@ -235,7 +301,7 @@ class Transformer(nnx.Module):
           tokens: [B, T, K] int32 ids.
           positions: [B, T] int32, from 0 where a segment starts.
           segments: [B, T] int32, 0 is padding; a token sees its own segment only.
-          conditions: name -> [B, segments] int32 ids.
+          conditions: name -> [B, segments, L, W], see model.conditioning.
           dropout_key: PRNG key while training; None means no dropout.
           placement: how it runs on the devices at hand.
 
@@ -248,49 +314,75 @@ class Transformer(nnx.Module):
     def hidden(
         self, tokens, positions, segments, conditions, dropout_key=None, placement: Placement = ONE_DEVICE
     ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
-        """The last hidden states [B, T, D] and each layer's (key, value) [B, T, K, H], the latter to fill a cache."""
-        x = self.embed(tokens, placement) + self.conditioning(conditions, segments, placement.constrain)
+        """The last hidden states [B, T, D] and each layer's (key, value), the latter to fill a cache.
+
+        Keys and values are [B, slots + T, K, H], those of `conditioning.before_segments` first.
+        """
+        x, asked, slots = self.embed(tokens, placement), self.conditioning(conditions, placement.constrain), 0
+        if asked.added is not None:
+            x = x + of_segments(asked.added, segments)
+        if asked.prefix is not None:
+            prefix, places, owners = before_segments(asked.prefix)
+            slots = prefix.shape[1]
+            x = jnp.concatenate([prefix, x], axis=1)
+            positions = jnp.concatenate([places, positions + asked.prefix.shape[2]], axis=1)
+            segments = jnp.concatenate([owners, segments], axis=1)
+        sources = None
+        if asked.sources is not None:
+            sources = (
+                asked.sources,
+                (segments[:, :, None] == asked.source_segments[:, None]) & (segments != 0)[..., None],
+            )
         keys = [None] * (len(self.layers) + 1)
         if dropout_key is not None:
             keys = list(jax.random.split(dropout_key, len(keys)))
         x = placement.constrain(dropout(x, self.config.dropout, keys[-1]), "batch", "time")
         rotary = rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
-        apply = nnx.remat(Layer.__call__, static_argnums=(4,)) if self.config.remat else Layer.__call__
+        apply = nnx.remat(Layer.__call__, static_argnums=(5,)) if self.config.remat else Layer.__call__
         caches = []
         for layer, key in zip(self.layers, keys[:-1], strict=True):
-            x, cache = apply(layer, x, rotary, segments, placement, key)
+            x, cache = apply(layer, x, rotary, segments, sources, placement, key)
             caches.append(cache)
-        return self.norm(x), caches
+        return self.norm(x[:, slots:]), caches
 
-    def step(self, tokens, positions, conditions, cache, index, mask, placement: Placement = ONE_DEVICE):
+    def remember(self, conditions, placement: Placement = ONE_DEVICE) -> Remembered:
+        """What `step` needs to know of conditions, name -> [B, 1, L, W], once a piece."""
+        asked = self.conditioning(conditions, placement.constrain)
+        added = None if asked.added is None else asked.added[:, 0]
+        if asked.sources is None:
+            return Remembered(added, None, None)
+        memory = [layer.cross.remember(asked.sources) for layer in self.layers]
+        return Remembered(added, memory, (asked.source_segments != 0)[:, None])
+
+    def step(self, tokens, positions, remembered: Remembered, cache, index, mask, placement: Placement = ONE_DEVICE):
         """One decoding step.
 
         Args:
           tokens: [B, K] int32, the newest token of each row.
-          positions: [B] int32, its position in its piece's window.
-          conditions: name -> [B, 1] int32 ids.
-          cache: a (key, value) of [B · K, S, H] a layer.
-          index: the slot that the new keys and values take, one for all rows.
-          mask: [B, S] bool, the slots a row may attend to, `index` included.
+          positions: [B] int32, its position in its piece's window, as in `__call__`.
+          remembered: of `remember`.
+          cache: a (key, value) of [B · K, slots + S, H] a layer, the `config.prefix_slots` first.
+          index: which of the S slots after those the new keys and values take, one for all rows.
+          mask: [B, S] bool, those that a row may attend to, `index` included.
           placement: how it runs on the devices at hand.
 
         Returns:
           logits [B, K, V] float32 and the cache with slot `index` filled.
         """
-        x = self.embed(tokens, placement) + self.conditioning_step(conditions, placement)
+        x, slots = self.embed(tokens, placement), self.config.prefix_slots
+        if remembered.added is not None:
+            x = x + remembered.added
+        if slots:
+            each = sum(condition.way == "prefix" for condition in self.config.conditions)
+            owned = jnp.broadcast_to(np.arange(slots) >= slots - each, (mask.shape[0], slots))
+            index, mask, positions = index + slots, jnp.concatenate([owned, mask], axis=1), positions + each
         rotary = rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
         caches = []
-        for layer, layer_cache in zip(self.layers, cache, strict=True):
-            x, layer_cache = layer.step(x, rotary, layer_cache, index, mask, placement)
+        memories = remembered.memory or [None] * len(self.layers)
+        for layer, layer_cache, memory in zip(self.layers, cache, memories, strict=True):
+            x, layer_cache = layer.step(x, rotary, layer_cache, index, mask, memory, remembered.visible, placement)
             caches.append(layer_cache)
         return self.logits(self.norm(x), placement), caches
-
-    def conditioning_step(self, conditions, placement: Placement = ONE_DEVICE):
-        """The conditions' sum for one token a row. name -> [B, 1] -> [B, D]."""
-        if not self.config.conditions:
-            return 0.0
-        batch = next(iter(conditions.values())).shape[0]
-        return self.conditioning(conditions, jnp.ones((batch, 1), jnp.int32), placement.constrain)[:, 0]
 
     def embed(self, tokens: jax.Array, placement: Placement = ONE_DEVICE) -> jax.Array:
         """Sum of the streams' embeddings. [..., K] -> [..., D]."""

@@ -6,7 +6,9 @@ Dims: N notes, Q positions a bar.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+from collections import Counter
 
 import numpy as np
 from symusic import Score
@@ -14,11 +16,14 @@ from symusic import Score
 PITCH_CLASSES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 VELOCITY_BINS = 32  # bins of 4, one for each velocity token of the presets
 BAR_POSITIONS = 64  # Q of Wu & Yang 2020
+# Of `texture`: legato and rolled chords stay within SLACK seconds; notes looked at for one that still sounds.
+SLACK, LONE, LOOK_BACK = 0.05, 0.15, 24
 DEFAULT_TEMPO = 120.0  # quarter notes a minute, by the MIDI standard
 
 # Probe-tone ratings of Krumhansl & Kessler 1982, as in Krumhansl 1990, "Cognitive Foundations of Musical Pitch", p. 30.
 _MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
 _MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
+_PROFILES = np.array([np.roll(profile, tonic) for profile in (_MAJOR, _MINOR) for tonic in range(12)])  # [24, 12]
 _MAJOR_SCALE = np.array([1, 0, 1, 0, 1, 1, 0, 1, 0, 1, 0, 1], bool)
 
 
@@ -138,6 +143,15 @@ def seconds_at(score: Score, ticks: np.ndarray) -> np.ndarray:
     return (elapsed[index] + (ticks - time[index]) * mspq[index]) / (score.ticks_per_quarter * 1e6)
 
 
+def ticks_at(score: Score, seconds: np.ndarray) -> np.ndarray:
+    """Ticks nearest to times by the score's tempos. [N] float64 seconds -> [N] int64"""
+    time, mspq = _tempos(score)
+    elapsed = np.concatenate([[0.0], np.cumsum(np.diff(time) * mspq[:-1])])
+    passed = np.asarray(seconds) * (score.ticks_per_quarter * 1e6)
+    index = np.searchsorted(elapsed, passed, side="right") - 1
+    return np.rint(time[index] + (passed - elapsed[index]) / mspq[index]).astype(np.int64)
+
+
 def bars(score: Score) -> np.ndarray:
     """Bar lines by the time signatures (4/4 until the first), the last bar's end included. [bars + 1] int64 ticks."""
     starts = np.asarray(score.get_downbeats(), np.int64)
@@ -158,6 +172,17 @@ def tempo(score: Score, end: int) -> float:
     return float(np.average(60e6 / mspq, weights=spans)) if end > 0 else float(60e6 / mspq[0])
 
 
+def time_signature(score: Score, end: int) -> str:
+    """The time signature that holds longest up to tick `end`, "4/4" where the score has none (the MIDI standard)."""
+    changes = {0: (4, 4)} | {each.time: (each.numerator, each.denominator) for each in score.time_signatures}
+    starts = sorted(changes)
+    ticks = Counter()
+    for start, stop in itertools.pairwise([*starts, max(end, starts[-1])]):
+        ticks[changes[start]] += max(0, min(stop, end) - start)
+    top, bottom = max(ticks, key=ticks.get)
+    return f"{top}/{bottom}"
+
+
 def key(weights: np.ndarray) -> tuple[str, float]:
     """The key whose profile correlates best with a pitch-class histogram, and the correlation.
 
@@ -170,8 +195,7 @@ def key(weights: np.ndarray) -> tuple[str, float]:
     """
     if np.ptp(weights) == 0:
         return "", math.nan
-    profiles = np.array([np.roll(profile, tonic) for profile in (_MAJOR, _MINOR) for tonic in range(12)])  # [24, 12]
-    correlations = np.corrcoef(weights, profiles)[0, 1:]
+    correlations = np.corrcoef(weights, _PROFILES)[0, 1:]
     best = int(correlations.argmax())
     return f"{PITCH_CLASSES[best % 12]} {('major', 'minor')[best // 12]}", float(correlations[best])
 
@@ -212,6 +236,35 @@ def polyphony(starts: np.ndarray, ends: np.ndarray) -> float:
     covered = _union(starts, ends)
     sounding = float((covered[:, 1] - covered[:, 0]).sum())
     return float((ends - starts).sum()) / sounding if sounding else math.nan
+
+
+def texture(onsets: np.ndarray, offsets: np.ndarray, pitch: np.ndarray) -> str:
+    """How the voices move: "monophonic", "homophonic" or "polyphonic", "" without notes.
+
+    Notes that begin within SLACK seconds of the note before begin together. Monophonic: at nine in ten beginnings one
+    note begins and the one before has ended. Homophonic: more sounds at once, but what sounds below the highest note
+    moves with it or in chords, as a hymn or a tune over chords does. Polyphonic: at more than LONE of the beginnings
+    one note begins by itself below a note that goes on sounding: a lower voice with a rhythm of its own. This is a
+    measure of rhythm alone: a broken chord under a long note counts as a voice. By it most fugues of Bach are
+    polyphonic, most sonatas of Mozart homophonic.
+
+    Args:
+      onsets, offsets: of the pitched notes, sorted by onset. [N] seconds
+      pitch: [N]
+    """
+    if not len(onsets):
+        return ""
+    first = np.flatnonzero(np.concatenate([[True], np.diff(onsets) > SLACK]))  # of those that begin together
+    sizes = np.diff(np.append(first, len(onsets)))
+    reach = np.maximum.accumulate(offsets)[first[1:] - 1]
+    together = (sizes > 1) | np.concatenate([[False], reach > onsets[first[1:]] + SLACK])
+    if together.mean() <= 0.1:
+        return "monophonic"
+    alone = first[sizes == 1]
+    before = [np.concatenate([np.full(LOOK_BACK, -1.0), values])[:-1] for values in (offsets, pitch)]
+    ends, above = (np.lib.stride_tricks.sliding_window_view(values, LOOK_BACK)[alone] for values in before)
+    lower = ((ends > onsets[alone, None] + SLACK) & (above > pitch[alone, None])).any(axis=1)
+    return "polyphonic" if lower.sum() > LONE * len(first) else "homophonic"
 
 
 def empty_beats(starts: np.ndarray, ends: np.ndarray, ticks_per_quarter: int) -> float:

@@ -74,8 +74,17 @@ def _slurm(environ: Mapping[str, str]) -> dict:
         "coordinator": f"{first_host(environ['SLURM_STEP_NODELIST'])}:{_port(job + 61 * step)}",
         "processes": environ["SLURM_STEP_NUM_TASKS"],
         "process": environ["SLURM_PROCID"],
-        "devices": _own_gpus(environ, environ.get("SLURM_LOCALID"), environ.get("SLURM_STEP_TASKS_PER_NODE")),
+        "devices": _own_gpus(environ, environ.get("SLURM_LOCALID"), _tasks_here(environ)),
     }
+
+
+def _tasks_here(environ: Mapping[str, str]) -> str | None:
+    """Tasks of the step on this host, of a list like 4,2(x3): four on the first host, two on each of the next three."""
+    tasks = []
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", environ.get("SLURM_STEP_TASKS_PER_NODE", "")):
+        tasks += [count] * int(times or 1)
+    node = _whole(environ.get("SLURM_NODEID") or "0", "SLURM_NODEID")
+    return tasks[node] if node < len(tasks) else None
 
 
 def _open_mpi(environ: Mapping[str, str]) -> dict:
@@ -117,14 +126,14 @@ def _tpu(environ: Mapping[str, str]) -> dict:
 
 def _own_gpus(environ: Mapping[str, str], local: str | None, local_processes: str | None) -> tuple[int, ...] | None:
     """The visible GPUs that are process `local`'s among those of its host; None (all) where it is alone there."""
-    here = re.match(r"\d+", local_processes or "")  # SLURM writes 4(x2) for four on each of two hosts
-    if not local or not here or int(here[0]) == 1:
+    here = _whole(local_processes or "1", "the number of this host's processes")
+    if not local or here == 1:
         return None
     visible = environ.get("CUDA_VISIBLE_DEVICES")
-    count = len(visible.split(",")) if visible else int(here[0])
-    if count < int(here[0]):
+    count = len(visible.split(",")) if visible else here
+    if count < here:
         return None  # already divided by who started the processes
-    share = count // int(here[0])
+    share = count // here
     return tuple(range(int(local) * share, (int(local) + 1) * share))
 
 

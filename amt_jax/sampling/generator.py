@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from amt_jax import __version__
+from amt_jax.data.conditions import TEXT, Conditions
 from amt_jax.errors import UserError
 from amt_jax.model.params import fingerprint
 from amt_jax.music import instruments, midi
@@ -24,6 +25,7 @@ from amt_jax.sampling import order as ordering
 from amt_jax.sampling.order import Order
 from amt_jax.sampling.sampler import Bucket, Request, Result, Sampler
 from amt_jax.sampling.settings import GenerationSettings
+from amt_jax.sampling.wish import Reader, Wish
 from amt_jax.tokens.grammar import Grammar
 
 if TYPE_CHECKING:
@@ -82,6 +84,9 @@ class Generator:
       step: which checkpoint: "best", "last" or a number.
       max_batch: pieces made together.
       mesh: the devices that share the work.
+
+    Attributes:
+      wishes: what was understood of the texts of all orders so far.
     """
 
     def __init__(self, run: RunFolder, step: str | int = "best", *, max_batch: int = 32, mesh: MeshConfig = ONE_DEVICE):
@@ -93,24 +98,31 @@ class Generator:
         devices = local_mesh(mesh, run.model_config)
         self.config, params = run.load_model(step, devices)
         self.checkpoint = fingerprint(params)
+        lengths = {each.name: each.length for each in self.config.conditions}
+        self.conditions = Conditions({name: self.card.conditions[name] for name in lengths}, lengths)
+        self.wishes: dict[str, Wish] = {}
+        self.reader = Reader(run.text_path, self.card, "Program" in self.card.spec.ranges)
         grammar = Grammar.create(self.card.spec, self.tokenizer.names)
         self.sampler = Sampler(self.config, params, self.card.spec, grammar, max_batch=max_batch, mesh=devices)
 
     def orders(self, values: Mapping[str, Any]) -> list[Order]:
-        """Orders for this run; see `order.make_orders`."""
-        return ordering.make_orders(self.card, self.tokenizer, values)
+        """Orders for this run; see `order.make_orders` and, for those with a text, `wish.Reader.fulfil`."""
+        return self._fulfilled(ordering.make_orders(self.card, self.tokenizer, values))
 
     def read_batch(self, path: str | os.PathLike, defaults: Mapping[str, Any]) -> list[Order]:
         """The orders of a batch file for this run; see `order.read_batch`."""
-        return ordering.read_batch(self.card, self.tokenizer, path, defaults)
+        return self._fulfilled(ordering.read_batch(self.card, self.tokenizer, path, defaults))
+
+    def _fulfilled(self, orders: Sequence[Order]) -> list[Order]:
+        found = [self.reader.fulfil(order) for order in orders]
+        self.wishes |= {order.conditions[TEXT]: wish for order, wish in found if wish}
+        return [order for order, _ in found]
 
     def generate(
         self, orders: Sequence[Order], progress: Callable[[float], None] = lambda share: None
     ) -> Iterator[Piece]:
         """Makes pieces, batch by batch, in order; see `Sampler.generate` for `progress`."""
-        requests = [
-            self._request(order.settings, order.conditions, order.prompt, order.instruments) for order in orders
-        ]
+        requests = [self._request(order) for order in orders]
         for order, request, result in zip(orders, requests, self.sampler.generate(requests, progress), strict=True):
             recipe = {
                 "amt_jax": __version__,
@@ -118,6 +130,8 @@ class Generator:
                 "checkpoint": self.checkpoint,
                 "settings": dataclasses.asdict(order.settings),
                 "conditions": dict(order.conditions),
+                "guide": dict(order.guide),
+                "negative": order.negative,
                 "instruments": list(order.instruments),
                 "prompt": base64.b64encode(zlib.compress(order.prompt.astype("<u2").tobytes())).decode(),
                 "bucket": dataclasses.asdict(result.bucket),
@@ -137,8 +151,15 @@ class Generator:
             settings = GenerationSettings(**recipe["settings"])
             bucket, row = Bucket(**recipe["bucket"]), int(recipe["row"])
             prompt = np.frombuffer(zlib.decompress(base64.b64decode(recipe["prompt"])), "<u2").astype(np.uint16)
-            checkpoint, conditions = recipe["checkpoint"], dict(recipe["conditions"])
-            labels = tuple(recipe.get("instruments", ()))
+            checkpoint = recipe["checkpoint"]
+            order = Order(
+                settings,
+                dict(recipe["conditions"]),
+                prompt,
+                guide=recipe["guide"],
+                negative=recipe["negative"],
+                instruments=tuple(recipe["instruments"]),
+            )
         except midi.MidiError as error:
             raise UserError(f"cannot replay {path}: {error}") from None
         except (ValueError, KeyError, TypeError, zlib.error):
@@ -148,15 +169,23 @@ class Generator:
                 f"cannot replay {path}: checkpoint {checkpoint[:12]} made it, this is {self.checkpoint[:12]}; "
                 "name the right --run and --checkpoint"
             )
-        request = self._request(settings, conditions, prompt, labels)
+        request = self._request(order)
         return self._piece(recipe, request, self.sampler.replay(request, bucket, row))
 
-    def _request(
-        self, settings: GenerationSettings, conditions: Mapping[str, str], prompt: np.ndarray, labels: Sequence[str]
-    ) -> Request:
-        ids = {name: self.card.conditions[name].id(value) for name, value in conditions.items()}
-        programs = tuple(program for label in labels for program in instruments.programs(label)) or None
-        return Request(settings, ids, prompt, programs)
+    def _request(self, order: Order) -> Request:
+        return Request(
+            order.settings,
+            {name: self._value(name, value) for name, value in order.conditions.items()},
+            order.prompt,
+            tuple(program for label in order.instruments for program in instruments.programs(label)) or None,
+            order.guides,
+            {TEXT: self._value(TEXT, order.negative)} if order.negative else {},
+        )
+
+    def _value(self, name: str, value: Any) -> np.ndarray:
+        if name != TEXT:
+            return self.conditions.value(name, value)
+        return self.conditions.text(*self.reader.states(value))
 
     def _piece(self, recipe: Mapping[str, Any], request: Request, result: Result) -> Piece:
         ids = np.concatenate([request.prompt, result.ids])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from amt_jax.data.card import Card, Vocabulary
+from amt_jax.data.conditions import SEMANTIC, TEXT
 from amt_jax.errors import UserError, near
 from amt_jax.music import instruments, midi
 from amt_jax.sampling.settings import GenerationSettings
@@ -20,6 +21,10 @@ from amt_jax.tokens.symbolic import PRESETS, SymbolicTokenizer
 NO_PROMPT = np.zeros(0, np.uint16)
 SETTINGS = tuple(field.name for field in dataclasses.fields(GenerationSettings))
 PROMPT = ("prompt", "prompt_beats", "prompt_tokens")
+GUIDANCE = ("guide", "negative")
+INSTRUMENTS = "instruments"
+TOLD = ("composer", TEXT, SEMANTIC, "genre", "mood", "tempo", "density")  # what some models are told
+SCALES = next(field.metadata for field in dataclasses.fields(GenerationSettings) if field.name == "guidance")
 LONGEST = {field.name: field.metadata["high"] for field in dataclasses.fields(GenerationSettings)}["seconds"]
 
 
@@ -29,23 +34,38 @@ class Order:
 
     Attributes:
       settings: how to sample it.
-      conditions: condition name -> value, as the card spells it.
+      conditions: condition name -> value: a name as the card spells it, names, a number or a text.
       prompt: ids to continue; empty starts a new piece. [T] uint16
       prompt_name: what the prompt is called.
+      guide: condition name -> how strongly to follow it; the others by settings.guidance.
+      negative: a text to be led away from.
       instruments: labels of the only instruments that new notes may have; none for any.
     """
 
     settings: GenerationSettings
-    conditions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    conditions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prompt: np.ndarray = dataclasses.field(default_factory=lambda: NO_PROMPT)
     prompt_name: str = ""
+    guide: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    negative: str = ""
     instruments: tuple[str, ...] = ()
+
+    @property
+    def guides(self) -> list[tuple[list[str], float]]:
+        """The groups of conditions and their scales, see sampler.Request; empty if one scale serves all."""
+        if not self.guide:
+            return []
+        rest = [name for name in self.conditions if name not in self.guide]
+        groups = [([name], scale) for name, scale in self.guide.items()]
+        return groups + ([(rest, self.settings.guidance)] if rest else [])
 
     @property
     def name(self) -> str:
         """What a person would look for: "Bach after prelude, seed 3"."""
         after = f"after {self.prompt_name}" if self.prompt_name else ""
-        return f"{' '.join(filter(None, [*self.conditions.values(), after])) or 'free'}, seed {self.settings.seed}"
+        told = {TEXT: self.conditions[TEXT]} if TEXT in self.conditions else self.conditions
+        asked = [_spoken(name, value) for name, value in told.items()]
+        return f"{' '.join(filter(None, [*asked, after])) or 'free'}, seed {self.settings.seed}"
 
 
 def make_orders(card: Card, tokenizer: SymbolicTokenizer, values: Mapping[str, Any]) -> list[Order]:
@@ -54,34 +74,53 @@ def make_orders(card: Card, tokenizer: SymbolicTokenizer, values: Mapping[str, A
     Args:
       card: what the model's conditions are called.
       tokenizer: reads the prompt.
-      values: settings by their names; conditions by theirs: a value or its id, several in a list or with commas, or
-        "all"; `prompt`, a MIDI file to continue after its first `prompt_beats` or `prompt_tokens`, or after its end;
-        `instruments`, names in a list or with commas; `count` for several seeds from `seed` on. None is as good as
-        nothing. Where `bars` are asked for, `seconds` has no default.
+      values: settings by their names; conditions by theirs: of composers a name or its id, several in a list or with
+        commas, or "all"; of labels such as moods the names of one piece, in a list or with commas; a number; a text, or
+        several in a list; `instruments`, names in a list or with commas, the only ones that may sound; `guide`,
+        {"text": 4} or "text=4,composer=2"; `negative`, a text; `prompt`, a MIDI file to continue after its first
+        `prompt_beats` or `prompt_tokens`, or after its end; `count` for several seeds from `seed` on. None is as good
+        as nothing. Where `bars` are asked for, `seconds` has no default.
 
     Returns:
       An order a value and seed; UserError on an unknown name or a value that cannot be.
     """
     values = {name: value for name, value in values.items() if value is not None}
-    known = [*SETTINGS, *PROMPT, "instruments", "count", *card.conditions]
+    known = [*SETTINGS, *PROMPT, *GUIDANCE, INSTRUMENTS, "count", *card.conditions]
     for name in values:
+        if name in TOLD and name not in known:
+            others = (
+                f"it knows {', '.join(card.conditions)}" if card.conditions else "it was trained without any conditions"
+            )
+            raise UserError(f"this model was not trained with {name}: {others}")
         if name not in known:
-            extra = "" if card.conditions else "; this model was trained without conditions such as composers"
-            raise UserError(f"unknown {near(name, known)}{extra}")
+            raise UserError(f"unknown {near(name, known)}")
     settings = GenerationSettings(**{name: values[name] for name in SETTINGS if name in values})
     if settings.bars and "seconds" not in values:
         settings = dataclasses.replace(settings, seconds=LONGEST)
     count = values.get("count", 1)
     if type(count) is not int or not 1 <= count <= 100_000:
         raise UserError(f"count is a whole number from 1 to 100000, not {count!r}")
-    choices: list[dict[str, str]] = [{}]
+    choices: list[dict[str, Any]] = [{}]
+    played = _instruments(tokenizer, values.get(INSTRUMENTS))
     for condition, vocabulary in card.conditions.items():
-        asked = _asked(condition, vocabulary, values.get(condition))
-        choices = [choice | ({condition: value} if value else {}) for choice in choices for value in asked]
+        if condition == INSTRUMENTS:  # the others are kept out; those that the model knows are also told to it
+            asked = [[label for label in played if label in vocabulary.values] or None]
+        else:
+            asked = _asked(condition, vocabulary, values.get(condition))
+        choices = [choice | ({} if value is None else {condition: value}) for choice in choices for value in asked]
+    guide = _guide(values.get("guide"), {name for choice in choices for name in choice})
+    negative = _negative(card, values.get("negative"), settings, guide)
     prompt, prompt_name = _read_prompt(tokenizer, *(values.get(name) for name in PROMPT))
-    played = _instruments(tokenizer, values.get("instruments"))
     return [
-        Order(dataclasses.replace(settings, seed=(settings.seed + index) % 2**32), choice, prompt, prompt_name, played)
+        Order(
+            dataclasses.replace(settings, seed=(settings.seed + index) % 2**32),
+            choice,
+            prompt,
+            prompt_name,
+            {name: scale for name, scale in guide.items() if name in choice},
+            negative,
+            played,
+        )
         for choice in choices
         for index in range(count)
     ]
@@ -90,7 +129,10 @@ def make_orders(card: Card, tokenizer: SymbolicTokenizer, values: Mapping[str, A
 def read_batch(
     card: Card, tokenizer: SymbolicTokenizer, path: str | os.PathLike, defaults: Mapping[str, Any]
 ) -> list[Order]:
-    """The orders of a batch file, a json object a line; what a line does not say is as in `defaults`."""
+    """The orders of a batch file: a json object a line, or in a .txt file a text.
+
+    What a line does not say is as in `defaults`.
+    """
     orders = []
     for place, values in _lines(Path(path)):
         try:
@@ -111,6 +153,9 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         place = f"{path}, line {number}"
+        if path.suffix.lower() == ".txt":
+            yield place, {TEXT: line.strip()}
+            continue
         try:
             values = json.loads(line)
         except ValueError as error:
@@ -120,20 +165,79 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield place, values
 
 
-def _asked(condition: str, vocabulary: Vocabulary, asked: Any) -> list[str | None]:
-    """The values that a person meant, None for unconditional."""
+def _asked(condition: str, vocabulary: Vocabulary, asked: Any) -> list[Any]:
+    """The values that a person meant, one a piece; None for unconditional."""
     if asked in (None, "", []):
         return [None]
+    if vocabulary.kind == "scalar":
+        return [_number(condition, asked)]
+    if vocabulary.kind == "text":
+        texts = asked if isinstance(asked, list) else [asked]
+        if not all(isinstance(text, str) for text in texts):
+            raise UserError(f"{condition} is a text or a list of texts, not {asked!r}")
+        return [text.strip() or None for text in texts]
     if isinstance(asked, list):
         names = [str(name) for name in asked]
     elif _is_value(vocabulary, str(asked)):
         names = [str(asked)]  # a name may hold a comma
     else:
         names = str(asked).split(",")
+    if vocabulary.kind == "multi_label":
+        return [sorted({vocabulary.find(condition, name) for name in names})]
     if [name.strip().casefold() for name in names] == ["all"] and not _is_value(vocabulary, "all"):
         # A value that no piece has was never trained.
         return [value for value, count in zip(vocabulary.values, vocabulary.counts, strict=True) if count]
     return [_value(condition, vocabulary, name.strip()) for name in names]
+
+
+def _number(name: str, asked: Any) -> float:
+    try:
+        if isinstance(asked, bool) or not np.isfinite(float(asked)):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise UserError(f"{name} is a number, not {asked!r}") from None
+    return float(asked)
+
+
+def _guide(asked: Any, conditions: set[str]) -> dict[str, float]:
+    """Scales by the names of conditions that are asked for."""
+    if asked in (None, "", {}):
+        return {}
+    if isinstance(asked, str):
+        pairs = [part.partition("=") for part in asked.split(",")]
+        if not all(equals for _, equals, _ in pairs):
+            raise UserError(f"guide is like text=4,composer=2, not {asked!r}")
+        asked = {name.strip(): scale for name, _, scale in pairs}
+    if not isinstance(asked, Mapping):
+        raise UserError(f'guide is like {{"text": 4, "composer": 2}}, not {asked!r}')
+    found = {}
+    for name, scale in asked.items():
+        if name not in conditions:
+            known = f"asked for: {', '.join(sorted(conditions))}" if conditions else "nothing is asked for"
+            raise UserError(f"guide: nothing is asked of {near(name, sorted(conditions))}; {known}")
+        found[name] = _number(f"guide {name}", scale)
+        if not SCALES["low"] <= found[name] <= SCALES["high"]:
+            raise UserError(f"guide {name} is between {SCALES['low']:g} and {SCALES['high']:g}, not {found[name]:g}")
+    return found
+
+
+def _negative(card: Card, text: Any, settings: GenerationSettings, guide: Mapping[str, float]) -> str:
+    if text in (None, ""):
+        return ""
+    if not isinstance(text, str):
+        raise UserError(f"negative is a text, not {text!r}")
+    if all(vocabulary.kind != "text" for vocabulary in card.conditions.values()):
+        raise UserError("negative needs a model that was trained with texts")
+    if settings.guidance == 1 and not guide:
+        raise UserError("negative only matters with guidance: add guidance 3, say")
+    return text.strip()
+
+
+def _spoken(condition: str, value: Any) -> str:
+    """A condition's value for people: "Bach", "calm and sad", "tempo 90"."""
+    if isinstance(value, list):
+        return " and ".join(value)
+    return value if isinstance(value, str) else f"{condition} {value:g}"
 
 
 def _value(condition: str, vocabulary: Vocabulary, name: str) -> str | None:

@@ -1,6 +1,7 @@
 """Generation of many pieces at once: prefill a window, decode until it is full or all pieces ended, move the window on.
 
     B batch   G guidance branches   P prompt slots   S window slots   M output tokens   V vocabulary
+    L vectors of width W a condition
 
 A piece longer than the model's context is made window by window: when the window is full, the newer half of it becomes
 the prompt of the next, with positions from zero, just as training windows begin in the middle of pieces.
@@ -20,7 +21,6 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from amt_jax.errors import UserError
-from amt_jax.model.conditioning import NULL
 from amt_jax.model.params import abstract_model
 from amt_jax.model.transformer import Transformer, TransformerConfig
 from amt_jax.parallel.attention import CACHE, placement
@@ -44,15 +44,33 @@ class Request:
 
     Attributes:
       settings: how to sample it.
-      conditions: condition name -> id; what is missing is null.
+      conditions: condition name -> its value, [L, W] float16; what is missing is null.
       prompt: ids to continue, without BOS; empty starts a new piece. [T] uint16
       programs: the only instruments that new notes may have, 128 for drums; None for any.
+      guides: how strongly to follow which conditions, (names, scale) each; empty to follow all by settings.guidance.
+      against: what to be led away from, as `conditions`; empty for what the model does when nothing is asked.
     """
 
     settings: GenerationSettings
-    conditions: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    conditions: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     prompt: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint16))
     programs: tuple[int, ...] | None = None
+    guides: Sequence[tuple[Sequence[str], float]] = ()
+    against: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def branches(self) -> list[tuple[Mapping[str, np.ndarray], float]]:
+        """What to ask the model, and with which scale: (conditions, scale) each, the base of guidance first.
+
+        A single one if there is nothing to guide.
+        """
+        guides = self.guides or [(tuple(self.conditions), self.settings.guidance)]
+        if not self.conditions or (not self.against and not self.guides and self.settings.guidance == 1):
+            return [(self.conditions, 1.0)]
+        return [
+            (self.against, 0.0),
+            *(({name: self.conditions[name] for name in names}, scale) for names, scale in guides),
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +80,7 @@ class Bucket:
     Attributes:
       rows: B, a power of two.
       width: prompt slots.
-      guided: whether there is a null branch beside the conditioned one.
+      branches: G, 1 without guidance; else a base and one for each group of conditions with a scale of its own.
       candidates: tokens looked at after top-k.
       budget: new tokens at most, a power of two.
       counted: whether the clocks count notes, because a row limits its polyphony.
@@ -70,7 +88,7 @@ class Bucket:
 
     rows: int
     width: int
-    guided: bool
+    branches: int
     candidates: int
     budget: int
     counted: bool = False
@@ -115,7 +133,7 @@ class DecodeState(NamedTuple):
 class Plan(NamedTuple):
     """What stays fixed for a batch.
 
-    controls; guidance scales [G - 1, B]; conditions name -> [B · G, 1]; max_tokens [B]; the rows' limits.
+    controls; guidance scales [G - 1, B]; conditions name -> [B · G, 1, L, W]; max_tokens [B]; the rows' limits.
     """
 
     controls: Controls
@@ -136,7 +154,7 @@ def prefill(graph, params, conditions, window, first, *, slots, mesh):
     tokens, positions, segments = (jnp.repeat(x, branches, axis=0) for x in (window, positions, segments))
     hidden, layers = model.hidden(tokens[..., None], positions, segments, conditions, placement=placement(mesh))
     logits = model.logits(hidden[:, -1], placement(mesh))[:, 0]
-    return cache.fill(layers, slots, mesh), constrain(mesh, logits, "batch")
+    return cache.fill(layers, slots + model.config.prefix_slots, mesh), constrain(mesh, logits, "batch")
 
 
 def logits_rows(conditions, window):
@@ -154,6 +172,7 @@ def decode(
     model: Transformer = nnx.merge(graph, params)
     batch, slots = state.window.shape
     slot = jnp.arange(slots)
+    remembered = model.remember(plan.conditions, placement(mesh))
 
     def unfinished(state):
         return (state.count < stop) & (state.index < slots) & ~jnp.all(state.done)
@@ -172,7 +191,7 @@ def decode(
         mask = (slot >= state.first[:, None]) & (slot <= state.index)
         tokens, positions, mask = (jnp.repeat(x, branches, axis=0) for x in (token, state.index - state.first, mask))
         logits, filled = model.step(
-            tokens[:, None], positions, plan.conditions, state.cache, state.index, mask, placement(mesh)
+            tokens[:, None], positions, remembered, state.cache, state.index, mask, placement(mesh)
         )
         return DecodeState(
             cache=filled,
@@ -271,7 +290,7 @@ class Sampler:
             rows=self._rows(len(requests)),
             # A lone BOS needs one slot; other prompts share a few sizes, so that few programs are compiled.
             width=1 if longest == 1 else min(self.config.context_length // 2, max(32, _power_of_two(longest))),
-            guided=any(self._asks_guidance(request) for request in requests),
+            branches=max(len(request.branches) for request in requests) if self.config.conditions else 1,
             candidates=min(MAX_CANDIDATES, self.spec.vocab_size) if few else self.spec.vocab_size,
             budget=_power_of_two(budget),
             counted=any(request.settings.polyphony for request in requests),
@@ -327,7 +346,8 @@ class Sampler:
             elif index == state.window.shape[1]:
                 slots = min(2 * int(index), context)
                 window = jnp.pad(state.window, ((0, 0), (0, slots - int(index))))
-                state = state._replace(cache=cache.grow(state.cache, slots), window=window)
+                grown = cache.grow(state.cache, slots + self.config.prefix_slots)
+                state = state._replace(cache=grown, window=window)
         output = jax.device_get(state.output)[: len(requests), : int(count)]
         return [Result(self._strip(ids), bucket, row) for row, ids in enumerate(output)]
 
@@ -364,11 +384,19 @@ class Sampler:
         def column(name: str, dtype) -> jax.Array:
             return jnp.asarray([getattr(request.settings, name) for request in requests], dtype)
 
+        table = np.zeros((bucket.branches, len(requests)), np.float32)
+        asked = [[{}] * bucket.branches for _ in requests]
+        for row, request in enumerate(requests):
+            branches = request.branches
+            if len(branches) < bucket.branches:  # a row without guidance among others: its base counts for nothing
+                branches = [({}, 0.0), *branches] if len(branches) == 1 else branches
+            for branch, (values, scale) in enumerate(branches):
+                asked[row][branch], table[branch, row] = values, scale
         conditions = {}
         for condition in self.config.conditions:
-            asked = np.array([request.conditions.get(condition.name, NULL) for request in requests], np.int32)
-            branches = [np.full_like(asked, NULL), asked] if bucket.guided else [asked]
-            conditions[condition.name] = jnp.asarray(np.stack(branches, axis=1).reshape(-1, 1))
+            null = condition.null()
+            values = [values.get(condition.name, null) for branches in asked for values in branches]
+            conditions[condition.name] = jnp.asarray(np.stack(values)[:, None])
         return Plan(
             controls=Controls(
                 seed=column("seed", jnp.uint32),
@@ -378,15 +406,11 @@ class Sampler:
                 min_p=column("min_p", jnp.float32),
                 repetition_penalty=column("repetition_penalty", jnp.float32),
             ),
-            scales=column("guidance", jnp.float32)[None] if bucket.guided else jnp.zeros((0, len(requests))),
+            scales=jnp.asarray(table[1:]),
             conditions=conditions,
             max_tokens=column("max_tokens", jnp.int32),
             limits=self._limits(requests, clock),
         )
-
-    def _asks_guidance(self, request: Request) -> bool:
-        asked = any(request.conditions.get(condition.name, NULL) != NULL for condition in self.config.conditions)
-        return asked and request.settings.guidance != 1
 
     def _open_window(self, state: DecodeState, plan: Plan, keep: int, slots: int) -> DecodeState:
         """Makes the last `keep` tokens of the window the prompt of a new one."""

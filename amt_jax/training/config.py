@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 
-from amt_jax.data.card import Card
+from amt_jax.data.card import Card, Vocabulary
 from amt_jax.data.pipeline import Augmentation
 from amt_jax.errors import UserError, near
-from amt_jax.model.conditioning import ConditionConfig
+from amt_jax.model.conditioning import WAYS, ConditionConfig
 from amt_jax.model.transformer import ModelConfig, TransformerConfig
 from amt_jax.parallel.mesh import MeshConfig
 from amt_jax.training.lengths import phases
@@ -46,8 +46,9 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ConditionSettings:
-    """How a condition enters: factor on its embedding, probability of null a segment and step."""
+    """How a condition enters: its way (see model.conditioning), factor on its embedding, probability of null."""
 
+    way: str
     scale: float
     dropout: float
 
@@ -77,6 +78,7 @@ class TrainConfig:
       model: the network; its dtype may be "auto": bfloat16 on accelerators, float32 on a CPU.
       optimizer: the optimizer.
       conditions: name -> settings; a condition that the dataset lacks is left out.
+      unconditional: probability that a segment loses all conditions at once, the base of guidance.
       augmentation: variation of pieces.
       mesh: devices along each axis.
     """
@@ -101,6 +103,7 @@ class TrainConfig:
     model: ModelConfig
     optimizer: OptimizerConfig
     conditions: Mapping[str, ConditionSettings]
+    unconditional: float
     augmentation: Augmentation
     mesh: MeshConfig
 
@@ -130,6 +133,9 @@ class TrainConfig:
             _limit(f"optimizer.{name}", getattr(self.optimizer, name), low, high)
         for name, condition in self.conditions.items():
             _limit(f"conditions.{name}.dropout", condition.dropout, 0, 1)
+            if condition.way not in WAYS:
+                raise UserError(f"config.conditions.{name}.way is {near(condition.way, list(WAYS))}")
+        _limit("unconditional", self.unconditional, 0, 1)
         if bool(self.steps) == bool(self.epochs):
             raise UserError("give the run's length once: config.steps or config.epochs, and 0 for the other")
         phases(self.lengths, self.context, 1)  # raises if they are none
@@ -182,7 +188,7 @@ def transformer_config(config: TrainConfig, card: Card) -> TransformerConfig:
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     conditions = tuple(
-        ConditionConfig(name, card.conditions[name].size, settings.scale, settings.dropout)
+        condition_config(name, card.conditions[name], settings)
         for name, settings in config.conditions.items()
         if name in card.conditions
     )
@@ -197,6 +203,13 @@ def transformer_config(config: TrainConfig, card: Card) -> TransformerConfig:
         )
     except ValueError as error:
         raise UserError(f"config.model: {error}") from None
+
+
+def condition_config(name: str, vocabulary: Vocabulary, settings: ConditionSettings) -> ConditionConfig:
+    """A condition as the network takes it."""
+    # A text is attended to word by word; the other ways take it as one vector.
+    length = 1 + max(vocabulary.length, 1) if settings.way == "cross" else 1
+    return ConditionConfig(name, vocabulary.size, settings.way, length, settings.scale, settings.dropout)
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]:

@@ -9,6 +9,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from amt_jax.data.cache import open_dataset
 from amt_jax.data.card import Card
+from amt_jax.data.conditions import open_conditions
 from amt_jax.data.pipeline import Records, Rows, batches
 from amt_jax.data.plan import EvalPlan, TrainPlan
 from amt_jax.errors import UserError
@@ -61,12 +63,12 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
         records = Records(dataset, card, "train")
         plan = TrainPlan(records.lengths, config.context, config.seed)
         model_config = transformer_config(config, card)
-        names = [condition.name for condition in model_config.conditions]
-        rows_source = Rows(records, plan, config.augmentation, config.seed, conditions=names)
+        conditions = open_conditions(dataset, card, model_config)
+        rows_source = Rows(records, plan, conditions, config.augmentation, config.seed)
         validation = None
         if card.splits.get("valid") and card.splits["valid"].records:
             held_out = Records(dataset, card, "valid")
-            validation = Rows(held_out, EvalPlan(held_out.lengths, config.context, config.context), conditions=names)
+            validation = Rows(held_out, EvalPlan(held_out.lengths, config.context, config.context), conditions)
         resuming = has_checkpoint(run)
         if resuming:
             check_resumable(run, config, card, allow_config_change)
@@ -118,7 +120,8 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
     )
     for line in (*summary(program, config, model_config), *weak_spots(program, config)):
         announce(line)
-    announce(f"conditions: {', '.join(names) or 'none'}" + (f"; not used: {', '.join(unused)}" if unused else ""))
+    ways = ", ".join(f"{each.name} ({each.way})" for each in model_config.conditions)
+    announce(f"conditions: {ways or 'none'}" + (f"; not used: {', '.join(unused)}" if unused else ""))
     if validation is None:
         announce("the dataset has no validation split: nothing is validated, the best checkpoint is the last")
     if config.lengths:
@@ -151,6 +154,10 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
     lowest = min(checkpoints.losses.values(), default=math.inf)
     unread = []  # (step, its metrics, what any process wished), at most one
     heard = [False] * WISHES  # what was wished in the steps read since the loop last looked
+    # A stop may have come in the middle of the validation that was due after the last checkpoint's step.
+    ended_epoch = rows // plan.rows_per_epoch > (rows - config.rows_per_step) // plan.rows_per_epoch
+    was_due = step == total_steps or due(step, config.validate_every, ended_epoch)
+    missed = validation and resuming and was_due and step not in checkpoints.losses
 
     def read_metrics() -> None:
         """Reads the step that was not read yet, if any."""
@@ -170,12 +177,26 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
     try:
         with Interruption() as interruption:
             stop = False
+
+            def wishes(save: bool = False) -> jax.Array:
+                return put_wishes([interruption.requested, save], mesh)
+
+            def validate_now() -> float | None:
+                """The validation loss, told and logged; None if it was stopped in the middle."""
+                found = validate(program, state.eval_params, validation, config.batch_size, wishes)
+                return None if found is None else log.valid(step, found)
+
+            if missed:
+                valid_loss = validate_now()
+                stop = valid_loss is None
+                if not stop and valid_loss < lowest:
+                    lowest = valid_loss
+                    checkpoints.save(state, rows, valid_loss)
             while step < total_steps and not stop:
                 length = length_at(lengths, step)
                 batch = put_batch(cut(next(iterator), length), mesh, config.rows_per_step * config.context // length)
                 old = config.save_minutes and time.monotonic() - saved_at > 60 * config.save_minutes
-                wishes = [interruption.requested, bool(old)]
-                state, sums, wished = step_function(length)(state, batch, put_wishes(wishes, mesh))
+                state, sums, wished = step_function(length)(state, batch, wishes(bool(old)))
                 read_metrics()
                 # Several processes hear of a wish one step later, all in the same one; a process alone need not wait.
                 stop, save = heard if jax.process_count() > 1 else [interruption.requested, old]
@@ -186,10 +207,10 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
                 last = step == total_steps
                 ended_epoch = rows // plan.rows_per_epoch > before // plan.rows_per_epoch
                 valid_loss = None
-                if validation and (last or due(step, config.validate_every, ended_epoch)):
+                if validation and not stop and (last or due(step, config.validate_every, ended_epoch)):
                     read_metrics()
-                    found = validate(program, state.eval_params, validation, config.batch_size)
-                    valid_loss = log.valid(step, found)
+                    valid_loss = validate_now()
+                    stop = valid_loss is None
                 better = valid_loss is not None and valid_loss < lowest
                 if last or better or save or stop or due(step, config.save_every, ended_epoch):
                     read_metrics()  # raises before a bad state is saved
@@ -204,26 +225,31 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
         checkpoints.close()
 
     # --- Say where everything is.
-    if step < total_steps:
-        announce(
-            f"stopped after step {step} of {total_steps}, saved; go on with: python -m amt_jax.train --run={run.path}"
-        )
-    else:
+    if complete := step == total_steps and not stop:
         announce(
             f"trained {step} steps: {run.path}; listen with: python -m amt_jax.generate --run={run.path} --output=DIR"
         )
-    return step == total_steps or interruption.by_hand
+    else:
+        announce(
+            f"stopped after step {step} of {total_steps}, saved; go on with: python -m amt_jax.train --run={run.path}"
+        )
+    return complete or interruption.by_hand
 
 
-def validate(program: Program, params: Any, rows: Rows, batch_size: int) -> dict[str, Any]:
-    """Sums over the whole validation split, each token once; see step.sums."""
+def validate(
+    program: Program, params: Any, rows: Rows, batch_size: int, wishes: Callable[[], jax.Array]
+) -> dict[str, Any] | None:
+    """Sums over the whole validation split, each token once (see step.sums); None if any process wishes to stop."""
     total, unread = None, None
     for batch in batches(rows, batch_size, slots=local_rows(program.mesh, batch_size)):
-        found = program.evaluate(params, put_batch(batch, program.mesh, batch_size))
+        found = program.evaluate(params, put_batch(batch, program.mesh, batch_size), wishes())
         if unread is not None:
-            total = add(total, unread)
+            sums, (stop, _) = jax.device_get(unread)
+            if stop:
+                return None
+            total = add(total, sums)
         unread = found
-    return add(total, unread)
+    return add(total, jax.device_get(unread[0]))
 
 
 def due(step: int, every: int, ended_epoch: bool) -> bool:

@@ -33,7 +33,7 @@ class Program(NamedTuple):
       init_params: PRNG key -> parameters.
       init_state: parameters, donated -> the state before the first step.
       step: (state, donated; batch; wishes [devices, W]) -> state, sums, wishes of any [W]; see step.train_step.
-      evaluate: (parameters, batch) -> sums; see step.eval_step.
+      evaluate: (parameters, batch, wishes) -> sums, wishes of any; see step.eval_step.
     """
 
     mesh: Mesh
@@ -66,7 +66,12 @@ def make_program(
         seed=config.seed,
         accumulation=config.accumulation,
         regularization=Regularization(
-            config.label_smoothing, config.token_dropout, spec.pad, model_config.conditions, dropout=True
+            config.label_smoothing,
+            config.token_dropout,
+            spec.pad,
+            model_config.conditions,
+            config.unconditional,
+            dropout=True,
         ),
         ema=config.ema,
         **common,
@@ -74,6 +79,9 @@ def make_program(
 
     def step_and_listen(state, batch, wishes):
         return *step(state, batch), jnp.any(wishes, axis=0)
+
+    def evaluate_and_listen(params, batch, wishes):
+        return eval_step(params, batch, **common), jnp.any(wishes, axis=0)
 
     def init_state(params):
         average = jax.tree.map(jnp.copy, params) if config.ema else None
@@ -86,7 +94,7 @@ def make_program(
         init_params=jax.jit(functools.partial(init_params, model_config), out_shardings=shardings.params),
         init_state=jax.jit(init_state, donate_argnums=0, out_shardings=shardings),
         step=jax.jit(step_and_listen, donate_argnums=0, out_shardings=(shardings, whole, whole)),
-        evaluate=jax.jit(functools.partial(eval_step, **common), out_shardings=whole),
+        evaluate=jax.jit(evaluate_and_listen, out_shardings=whole),
     )
 
 
@@ -129,7 +137,9 @@ def batch_shapes(mesh: Mesh, model: TransformerConfig, rows: int, segments: int)
         "segments": numbers,
         "positions": numbers,
         "weights": jax.ShapeDtypeStruct(table, jnp.float32),
-        "conditions": {c.name: jax.ShapeDtypeStruct((rows, segments), jnp.int32) for c in model.conditions},
+        "conditions": {
+            c.name: jax.ShapeDtypeStruct((rows, segments, c.length, c.width), jnp.float16) for c in model.conditions
+        },
     }
     return jax.tree.map(
         lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place),

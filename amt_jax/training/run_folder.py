@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from amt_jax import __version__, storage
 from amt_jax.data import card as cards
 from amt_jax.data.card import Card
+from amt_jax.data.conditions import TEXT
 from amt_jax.errors import UserError
 from amt_jax.model.params import abstract_model
 from amt_jax.model.transformer import TransformerConfig
@@ -28,8 +29,9 @@ from amt_jax.training.config import TrainConfig, transformer_config
 if TYPE_CHECKING:
     from amt_jax.tokens.symbolic import SymbolicTokenizer
 
-VERSION = 2  # 1 had the columns of queries, keys and values in another order
+VERSION = 3  # 1 had the columns of queries, keys and values in another order
 TOKENIZER = "tokenizer.json"
+TEXT_FILES = ("encoder.json", "clusters.json", "captions.jsonl", "pooled.npy")
 
 
 class RunFolder:
@@ -57,6 +59,12 @@ class RunFolder:
         self.write_config(config)
         (self.path / TOKENIZER).write_bytes(tokenizer.read_bytes())
         card.save(self.path)
+        if TEXT in card.conditions:
+            source = storage.open_folder(config.dataset) / TEXT
+            self.text_path.mkdir(exist_ok=True)
+            for name in TEXT_FILES:
+                if (source / name).exists():
+                    (self.text_path / name).write_bytes((source / name).read_bytes())
         self.metrics_path.unlink(missing_ok=True)
         epath.Path(self.tensorboard_path).rmtree(missing_ok=True)
 
@@ -126,6 +134,11 @@ class RunFolder:
         with tempfile.TemporaryDirectory() as here:  # MidiTok reads nothing but local files
             (Path(here) / TOKENIZER).write_bytes((self.path / TOKENIZER).read_bytes())
             return SymbolicTokenizer.load(here)
+
+    @property
+    def text_path(self) -> Path:
+        """What of the dataset's texts is needed to understand others: their encoder, their clusters, the captions."""
+        return self.path / TEXT
 
     @property
     def metrics_path(self) -> Path:

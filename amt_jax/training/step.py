@@ -48,6 +48,7 @@ class Regularization:
       token_dropout: share of input ids replaced by PAD.
       pad: that id.
       conditions: each with its own probability of null.
+      unconditional: share of segments that lose all conditions at once.
       dropout: whether the network's own dropout is on.
     """
 
@@ -55,6 +56,7 @@ class Regularization:
     token_dropout: float = 0.0
     pad: int = 0
     conditions: tuple[ConditionConfig, ...] = ()
+    unconditional: float = 0.0
     dropout: bool = False
 
 
@@ -153,7 +155,7 @@ def sums(
         if regularization.token_dropout:
             dropped = jax.random.bernoulli(token_key, regularization.token_dropout, inputs.shape)
             inputs = jnp.where(dropped, regularization.pad, inputs)
-        conditions = drop_conditions(regularization.conditions, conditions, condition_key)
+        conditions = drop_conditions(regularization.conditions, conditions, condition_key, regularization.unconditional)
         dropout_key = network_key if regularization.dropout else None
     model = nnx.merge(graph, params)
     logits = model(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from amt_jax.data.card import Card
+from amt_jax.data.card import Card, Vocabulary
 from amt_jax.errors import UserError
 from amt_jax.training.config import TrainConfig
 from amt_jax.training.run_folder import RunFolder
@@ -35,28 +35,35 @@ def transfer(source: RunFolder, config: TrainConfig, card: Card, fresh: Any) -> 
     if changes:
         raise UserError(f"config.init={source.path} is another network ({'; '.join(changes)}); use its values")
     params = source.load_model("best")[1]
-    # A network without conditions has no "conditioning" at all.
+    # A network without conditions has no "conditioning" at all, and one without sources no attention to them.
     tables, known = (tree.get("conditioning", {}).get("tables", {}) for tree in (params, fresh))
+    matched = {
+        name: _match(known[name], tables.get(name), card.conditions[name], source.card.conditions.get(name))
+        for name in known
+    }
+    merged = _merge(fresh, params)
     if known:
-        params["conditioning"] = {
-            "tables": {
-                name: _match(known[name], tables.get(name), card.conditions[name].values, source, name)
-                for name in known
-            }
-        }
-    else:
-        params.pop("conditioning", None)
-    return params
+        merged["conditioning"] = {"tables": matched}
+    return merged
 
 
-def _match(fresh: Any, old: Any, values: tuple[str, ...], source: RunFolder, name: str) -> np.ndarray:
-    """The fresh table with the rows of null and of every value known to the old one put in. [ids, D]"""
+def _merge(fresh: Any, old: Any) -> Any:
+    """The old parameters for all of the fresh ones that they have."""
+    if isinstance(fresh, dict):
+        return {name: _merge(value, old[name]) if name in old else value for name, value in fresh.items()}
+    return old
+
+
+def _match(fresh: Any, old: Any, new_values: Vocabulary, old_values: Vocabulary | None) -> np.ndarray:
+    """The fresh table with the rows of null and of all that is known to the old one put in. [W, D]"""
     table = np.array(fresh)
-    if old is not None:
-        old = np.asarray(old)
-        old_ids = {value: i + 1 for i, value in enumerate(source.card.conditions[name].values)}
-        table[0] = old[0]
-        for index, value in enumerate(values, start=1):
-            if value in old_ids:
-                table[index] = old[old_ids[value]]
+    if old is None or old_values.kind != new_values.kind:
+        return table
+    old = np.asarray(old)
+    table[0] = old[0]
+    if (old_values.digest, old_values.knots) == (new_values.digest, new_values.knots) and not new_values.values:
+        return old
+    for value in new_values.values:
+        if value in old_values.values:
+            table[new_values.id(value)] = old[old_values.id(value)]
     return table

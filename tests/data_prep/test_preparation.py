@@ -13,7 +13,6 @@ from amt_jax.data.record import Record
 from amt_jax.errors import UserError
 from data_prep import pool, shards
 from data_prep.journal import Journal
-from data_prep.local import Interrupted
 from data_prep.metadata import Metadata
 from data_prep.outcome import read
 from data_prep.piece import VERSION
@@ -134,7 +133,7 @@ def test_interrupted_work_is_continued_and_makes_the_same_bytes(music, tmp_path,
     prepare(str(music), tmp_path / "straight", SETTINGS)
     all_files = set(loop.done)
     loop.stop = 7
-    with pytest.raises(Interrupted) as interrupted:
+    with pytest.raises(pool.Interrupted) as interrupted:
         prepare(str(music), tmp_path / "ds", SETTINGS)
     assert (interrupted.value.done, interrupted.value.total) == (7, 17)
     first = set(loop.done)
@@ -279,7 +278,7 @@ def test_other_settings_are_refused_with_the_difference(music, tmp_path):
 
 def test_another_preparation_in_the_folder_is_left_alone(music, tmp_path, loop):
     loop.stop = 7
-    with pytest.raises(Interrupted):
+    with pytest.raises(pool.Interrupted):
         prepare(str(music), tmp_path / "ds", SETTINGS)
     journal = Journal(tmp_path / "ds/.prepare/journal.sqlite", json.dumps(["remi", VERSION]))
     loop.stop = -1

@@ -11,7 +11,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from flax import nnx
 
 from amt_jax.data.card import Card, Shard, Split, Vocabulary, content_hash, file_sha256
-from amt_jax.data.pipeline import Records
+from amt_jax.data.pipeline import Records, Retold
 from amt_jax.data.record import Record
 from amt_jax.evaluation.likelihood import evaluate_likelihood, notes_per_id
 from amt_jax.evaluation.metrics import bootstrap
@@ -33,7 +33,7 @@ CONFIG = TransformerConfig(
     vocab_size=40, num_streams=1, num_layers=2, num_heads=2, num_kv_heads=2, d_model=16, d_ff=32,
     context_length=CONTEXT, dropout=0.5, norm="layernorm",
     activation="gelu", qk_norm=False, bias=True, rope_theta=10_000.0, remat=False,
-    dtype="float32", conditions=(ConditionConfig("composer", 3, 1.0, 0.6),),
+    dtype="float32", conditions=(ConditionConfig("composer", 3, scale=1.0, dropout=0.6),),
 )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def log_probabilities(params, window, composer):
     model = nnx.merge(nnx.graphdef(nnx.eval_shape(lambda: Transformer(CONFIG, rngs=nnx.Rngs(0)))), params)
     segments = (window >= 0).astype(jnp.int32)[None]
     inputs = jnp.maximum(window, 0)[None, :, None]
-    logits = model(inputs, jnp.arange(len(window))[None], segments, {"composer": composer[None, None]})
+    logits = model(inputs, jnp.arange(len(window))[None], segments, {"composer": composer[None, None, None]})
     return jax.nn.log_softmax(logits[0, :, 0])
 
 
@@ -78,7 +78,7 @@ def direct(params, records, index, conditioned=True, context=CONTEXT):
     """Nats of each target of one record: windows by half a context, each target from the first window that has it."""
     record = records[index]
     sequence = np.concatenate([[SPEC.bos], record.ids, [SPEC.eos]]).astype(np.int32)
-    composer = np.int32(records.condition_ids(record)["composer"] * conditioned)
+    composer = records.card.conditions["composer"].vector(record.conditions["composer"] if conditioned else None)
     nats = []
     for start in range(0, len(sequence), context // 2):
         inputs, targets = sequence[:-1][start : start + context], sequence[1:][start : start + context]
@@ -89,8 +89,9 @@ def direct(params, records, index, conditioned=True, context=CONTEXT):
 
 
 @pytest.mark.parametrize("conditioned", [True, False])
-def test_equals_direct_computation(params, records, conditioned):
-    found = evaluate_likelihood(CONFIG, params, records, conditioned=conditioned)
+def test_equals_direct_computation(params, records, conditioned, told):
+    scored = records if conditioned else Retold(records, lambda index: {})
+    found = evaluate_likelihood(CONFIG, params, scored, told(records.card))
     nats = [direct(params, records, index, conditioned) for index in range(len(records))]
     total = sum(map(sum, nats))
     assert found.tokens == sum(map(len, nats)) == int(records.lengths.sum()) + len(records)
@@ -104,22 +105,22 @@ def test_equals_direct_computation(params, records, conditioned):
     assert dataclasses.astuple(found.nats_per_token) == pytest.approx(dataclasses.astuple(expected), rel=1e-5)
 
 
-def test_conditions_matter(params, records):
-    with_them = evaluate_likelihood(CONFIG, params, records)
-    without = evaluate_likelihood(CONFIG, params, records, conditioned=False)
+def test_conditions_matter(params, records, told):
+    with_them = evaluate_likelihood(CONFIG, params, records, told(records.card))
+    without = evaluate_likelihood(CONFIG, params, Retold(records, lambda index: {}), told(records.card))
     assert with_them.nats_per_token.value != without.nats_per_token.value
 
 
-def test_a_whole_piece_in_one_window(params, records):
+def test_a_whole_piece_in_one_window(params, records, told):
     """In windows of 128 every piece is scored as a whole, whatever it is packed with."""
-    wide = evaluate_likelihood(dataclasses.replace(CONFIG, context_length=128), params, records)
+    wide = evaluate_likelihood(dataclasses.replace(CONFIG, context_length=128), params, records, told(records.card))
     total = sum(sum(direct(params, records, index, context=128)) for index in range(len(records)))
     assert wide.nats_per_token.value * wide.tokens == pytest.approx(total, rel=1e-5)
 
 
-def test_a_model_that_knows_nothing_scores_log_v(params, records):
+def test_a_model_that_knows_nothing_scores_log_v(params, records, told):
     nothing = jax.tree.map(jnp.zeros_like, params)
-    found = evaluate_likelihood(CONFIG, nothing, records, seconds=np.full(len(records), 2.0))
+    found = evaluate_likelihood(CONFIG, nothing, records, told(records.card), seconds=np.full(len(records), 2.0))
     assert found.nats_per_token.value == pytest.approx(math.log(40), rel=1e-6)
     assert found.perplexity.value == pytest.approx(40, rel=1e-5)
     assert found.accuracy.value == 0  # the likeliest of equals is id 0, PAD, which is never a target
@@ -131,8 +132,8 @@ def test_a_model_that_knows_nothing_scores_log_v(params, records):
     assert sum(score.count for score in found.types.values()) == found.tokens
 
 
-def test_types_add_up(params, records):
-    found = evaluate_likelihood(CONFIG, params, records)
+def test_types_add_up(params, records, told):
+    found = evaluate_likelihood(CONFIG, params, records, told(records.card))
     total = sum(score.count * score.nats for score in found.types.values())
     assert total / found.tokens == pytest.approx(found.nats_per_token.value)
     right = sum(score.count * score.accuracy for score in found.types.values())

@@ -1,7 +1,6 @@
 """The report: three files, well formed, self-contained, honest about what is missing."""
 
 import csv
-import html.parser
 import json
 import math
 import re
@@ -15,6 +14,7 @@ from amt_jax.evaluation.metrics import METRICS, Comparison, Estimate, compare
 from amt_jax.evaluation.report import NAMES, Piece, Report, training_curves, within_floor
 from amt_jax.music.features import features
 from amt_jax.music.render import piano_roll_png
+from tests.html_page import Checker
 
 MISSING = Estimate(math.nan, math.nan, math.nan)
 LIKELIHOOD = Likelihood(
@@ -28,30 +28,6 @@ LIKELIHOOD = Likelihood(
     accuracy=Estimate(0.51, 0.5, 0.52),
     types={"Pitch": TypeScore(300, 2.5, 0.25), "EOS": TypeScore(3, 4.0, 0.0)},
 )
-
-
-class Checker(html.parser.HTMLParser):
-    """Asserts that every tag is closed, and collects what the page refers to."""
-
-    VOID = frozenset(["meta", "img", "br", "link", "input", "hr"])
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.references, self.texts = [], [], []
-
-    def handle_starttag(self, tag, attributes):
-        if tag not in self.VOID:
-            self.open.append(tag)
-        self.references += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
-
-    def handle_startendtag(self, tag, attributes):
-        self.references += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append(data)
 
 
 def make_piece(random, notes=32):

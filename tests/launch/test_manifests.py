@@ -100,6 +100,12 @@ def test_sbatch_queues_again_what_can_go_on(path_with, code, restarts, again):
     assert (f"scontrol requeue {os.getpid()}" in out) == again
 
 
+def test_sbatch_leaves_a_cancelled_job_alone(path_with):
+    scontrol = '#!/bin/sh\necho "scontrol $@"\n[ "$1" = requeue ] || echo "   JobState=CANCELLED Reason=None"\n'
+    out, _ = batch(path_with(srun=SRUN, python="#!/bin/sh\nexit 75\n", scontrol=scontrol)).communicate(timeout=30)
+    assert "requeue" not in out
+
+
 def test_sbatch_waits_for_training_to_save_when_the_job_is_signalled(path_with, tmp_path):
     python = (
         "#!/bin/bash\n"

@@ -1,6 +1,7 @@
 import functools
 
 import jax
+import numpy as np
 import pytest
 
 from amt_jax.model.conditioning import ConditionConfig
@@ -10,9 +11,16 @@ from amt_jax.model.transformer import TransformerConfig
 TINY = dict(
     vocab_size=17, num_streams=1, num_layers=2, num_heads=4, num_kv_heads=4, d_model=32, d_ff=24, context_length=16,
     dropout=0.0, norm="layernorm", activation="gelu", qk_norm=False, bias=True, rope_theta=100.0, remat=False,
-    dtype="float32", conditions=(ConditionConfig("composer", 4, 0.5, 0.5), ConditionConfig("mood", 3, 2.0, 0.1)),
+    dtype="float32", conditions=(ConditionConfig("composer", 4, scale=0.5), ConditionConfig("mood", 3, scale=2.0)),
 )  # fmt: skip
-MODERN = TINY | dict(norm="rmsnorm", activation="swiglu", qk_norm=True, bias=False, num_kv_heads=2)
+# Every way in, and two conditions that share one.
+MODERN = TINY | dict(
+    norm="rmsnorm", activation="swiglu", qk_norm=True, bias=False, num_kv_heads=2,
+    conditions=(
+        ConditionConfig("composer", 4, scale=0.5), ConditionConfig("mood", 3, "prefix", scale=2.0),
+        ConditionConfig("words", 6, "cross", length=4, scale=1.5), ConditionConfig("style", 5, "prefix", scale=1.0),
+    ),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session", params=["classic", "modern"])
@@ -25,6 +33,23 @@ def config(request) -> TransformerConfig:
 def make_config():
     """A function: fields -> a tiny classic config with them."""
     return lambda **fields: TransformerConfig(**(TINY | fields))
+
+
+@pytest.fixture(scope="session")
+def values():
+    """A function: config -> values of its conditions for two rows of three segments, name -> [2, 3, L, W]."""
+
+    def make(config):
+        random, found = np.random.default_rng(3), {}
+        for each in config.conditions:
+            found[each.name] = random.normal(size=(2, 3, each.length, each.width)).astype(np.float16)
+            found[each.name][0, 1] = each.null()
+            if each.length > 1:
+                found[each.name][:, :, 0] = each.null()[0]
+                found[each.name][1, 1, 2:] = 0  # a text of one token
+        return found
+
+    return make
 
 
 @pytest.fixture(scope="session")

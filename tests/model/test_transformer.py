@@ -18,7 +18,6 @@ from amt_jax.training.config import TrainConfig, transformer_config
 
 SEGMENTS = np.array([[1, 1, 1, 1, 1, 2, 2, 2, 3, 0, 0], [1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2]])
 POSITIONS = np.array([[0, 1, 2, 3, 4, 0, 1, 2, 0, 0, 0], [0, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8]])
-CONDITIONS = {"composer": np.array([[1, 0, 3], [2, 3, 0]]), "mood": np.array([[0, 1, 2], [2, 1, 0]])}
 TOKENS = np.random.default_rng(0).integers(0, 17, (*SEGMENTS.shape, 1))
 
 
@@ -31,7 +30,7 @@ def forward(graph, params, tokens, positions, segments, conditions, **options):
 
 
 def reference(config: TransformerConfig, params, tokens, positions, segment, conditions):
-    """Logits [T, K, V] of one piece in float64. tokens [T, K], positions [T], conditions name -> id."""
+    """Logits [T, K, V] of one piece in float64. tokens [T, K], positions [T], conditions name -> [L, W]."""
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     head_dim = config.d_model // config.num_heads
 
@@ -52,8 +51,18 @@ def reference(config: TransformerConfig, params, tokens, positions, segment, con
         return np.concatenate([turned.real, turned.imag], -1)
 
     x = sum(params["embedding"][k][tokens[:, k]] for k in range(config.num_streams))
+    prefix, sources = [], []
     for each in config.conditions:
-        x = x + each.scale * params["conditioning"]["tables"][each.name][conditions[each.name]]
+        value = conditions[each.name].astype(np.float64)
+        asked = each.scale * value @ params["conditioning"]["tables"][each.name]
+        if each.way == "add":
+            x = x + asked[0]
+        elif each.way == "prefix":
+            prefix.append(asked[0])
+        else:
+            sources += [vector for vector, given in zip(asked, value.any(-1), strict=True) if given]
+    x = np.concatenate([np.array(prefix).reshape(-1, config.d_model), x])
+    positions = np.concatenate([np.arange(len(prefix)), positions + len(prefix)])
     for index in range(config.num_layers):
         p = params["layers"][index]
         heads = linear(norm(x, p["attention_norm"]), p["attention"]["qkv"])
@@ -69,6 +78,15 @@ def reference(config: TransformerConfig, params, tokens, positions, segment, con
                 weight = np.exp(q[t, head] @ k[: t + 1, shared].T / np.sqrt(head_dim))
                 mixed[t, head] = weight / weight.sum() @ v[: t + 1, shared]
         x = x + linear(mixed.reshape(len(x), -1), p["attention"]["out"])
+        if sources:
+            queries = linear(norm(x, p["cross_norm"]), p["cross"]["query"]).reshape(len(x), -1, head_dim)
+            memory = linear(np.array(sources), p["cross"]["memory"]).reshape(len(sources), -1, 2, head_dim)
+            taken = np.zeros_like(queries)
+            for head in range(config.num_heads):
+                k, v = memory[:, head // (config.num_heads // config.num_kv_heads)].transpose(1, 0, 2)
+                weight = np.exp(queries[:, head] @ k.T / np.sqrt(head_dim))
+                taken[:, head] = weight / weight.sum(-1, keepdims=True) @ v
+            x = x + linear(taken.reshape(len(x), -1), p["cross"]["out"])
         y = linear(norm(x, p["feed_forward_norm"]), p["feed_forward"]["up"])
         if config.activation == "swiglu":
             gate = linear(norm(x, p["feed_forward_norm"]), p["feed_forward"]["gate"])
@@ -76,38 +94,43 @@ def reference(config: TransformerConfig, params, tokens, positions, segment, con
         else:
             y = 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
         x = x + linear(y, p["feed_forward"]["down"])
+    x = x[len(prefix) :]
     return np.einsum("TD,KVD->TKV", norm(x, params["norm"]), params["embedding"]) / np.sqrt(config.d_model)
 
 
 @pytest.mark.parametrize("streams", [1, 2])
-def test_packed_rows_are_the_reference_piece_by_piece(config, make_params, streams):
+def test_packed_rows_are_the_reference_piece_by_piece(config, make_params, values, streams):
     config = dataclasses.replace(config, num_streams=streams)
+    told = values(config)
     graph, params = make_params(config)
     tokens = np.concatenate([TOKENS, 16 - TOKENS], axis=-1)[..., :streams]
-    logits = forward(graph, params, tokens, POSITIONS, SEGMENTS, CONDITIONS)
+    logits = forward(graph, params, tokens, POSITIONS, SEGMENTS, told)
     assert logits.shape == (*SEGMENTS.shape, streams, 17)
     assert logits.dtype == jnp.float32
     assert np.isfinite(logits).all()
     for row in range(2):
         for segment in range(1, SEGMENTS[row].max() + 1):
             here = SEGMENTS[row] == segment
-            conditions = {name: value[row, segment - 1] for name, value in CONDITIONS.items()}
+            conditions = {name: value[row, segment - 1] for name, value in told.items()}
             expected = reference(config, params, tokens[row, here], POSITIONS[row, here], segment, conditions)
             np.testing.assert_allclose(logits[row, here], expected, atol=3e-5)
 
 
-def test_a_packed_row_is_two_rows(config, make_params):
+def test_a_packed_row_is_two_rows(config, make_params, values):
+    told = values(config)
     graph, params = make_params(config)
-    packed = forward(graph, params, TOKENS[1:], POSITIONS[1:], SEGMENTS[1:], {n: v[1:] for n, v in CONDITIONS.items()})
+    packed = forward(graph, params, TOKENS[1:], POSITIONS[1:], SEGMENTS[1:], {n: v[1:] for n, v in told.items()})
     for segment, here in ((1, slice(0, 2)), (2, slice(2, 11))):
-        conditions = {name: value[1:, segment - 1 : segment] for name, value in CONDITIONS.items()}
+        conditions = {name: value[1:, segment - 1 : segment] for name, value in told.items()}
         ones = np.ones_like(SEGMENTS[1:, here])
         alone = forward(graph, params, TOKENS[1:, here], POSITIONS[1:, here], ones, conditions)
         np.testing.assert_allclose(packed[:, here], alone, atol=1e-5)
 
 
 @pytest.mark.parametrize("attend", [plain_attend, blockwise_attend])
-def test_a_token_depends_on_its_past_alone(config, make_params, attend):
+def test_a_token_depends_on_its_past_alone(config, make_params, values, attend):
+    told = values(config)
+
     class Soft(Transformer):
         """Takes embeddings for tokens, so that there is a gradient."""
 
@@ -123,7 +146,7 @@ def test_a_token_depends_on_its_past_alone(config, make_params, attend):
     def influence(params, inputs):
         def outputs(inputs):
             model = nnx.merge(graph, params)
-            logits = model(inputs, POSITIONS, SEGMENTS, CONDITIONS, placement=Placement(attend))
+            logits = model(inputs, POSITIONS, SEGMENTS, told, placement=Placement(attend))
             return logits[:, :, 0] @ direction
 
         return jnp.abs(jax.jacrev(outputs)(inputs)).max(-1)  # [B, T, B, T]
@@ -137,7 +160,8 @@ def test_a_token_depends_on_its_past_alone(config, make_params, attend):
             np.testing.assert_array_equal(got[b, t] > 0, same)
 
 
-def test_remat_changes_nothing(config, make_params):
+def test_remat_changes_nothing(config, make_params, values):
+    told = values(config)
     _, params = make_params(config)
 
     def loss_and_grads(config):
@@ -145,7 +169,7 @@ def test_remat_changes_nothing(config, make_params):
 
         def loss(params, key):
             model = nnx.merge(graph, params)
-            return jnp.sum(jnp.sin(model(TOKENS, POSITIONS, SEGMENTS, CONDITIONS, dropout_key=key)))
+            return jnp.sum(jnp.sin(model(TOKENS, POSITIONS, SEGMENTS, told, dropout_key=key)))
 
         return jax.jit(jax.value_and_grad(loss))(params, jax.random.key(0))
 
@@ -155,8 +179,8 @@ def test_remat_changes_nothing(config, make_params):
         np.testing.assert_allclose(ours, other, rtol=1e-4, atol=1e-4)
 
 
-def test_dropout_needs_a_key(make_config, make_params):
-    args = TOKENS, POSITIONS, SEGMENTS, CONDITIONS
+def test_dropout_needs_a_key(make_config, make_params, values):
+    args = TOKENS, POSITIONS, SEGMENTS, values(make_config())
     with_rate, without = (make_params(make_config(dropout=rate)) for rate in (0.5, 0.0))
     plain = forward(*without, *args)
     np.testing.assert_array_equal(forward(*with_rate, *args), plain)
@@ -167,18 +191,18 @@ def test_dropout_needs_a_key(make_config, make_params):
     assert np.abs(one - other).max() > 0.1
 
 
-def test_bfloat16_stays_near(make_config, make_params):
-    args = TOKENS, POSITIONS, SEGMENTS, CONDITIONS
+def test_bfloat16_stays_near(make_config, make_params, values):
+    args = TOKENS, POSITIONS, SEGMENTS, values(make_config())
     exact = forward(*make_params(make_config()), *args)
     half = forward(abstract_model(make_config(dtype="bfloat16")).graph, make_params(make_config())[1], *args)
     assert half.dtype == jnp.float32
     np.testing.assert_allclose(half, exact, atol=0.1 * np.abs(exact).max())
 
 
-def test_a_fresh_network_guesses(config):
+def test_a_fresh_network_guesses(config, values):
     params = jax.jit(lambda key: init_params(config, key))(jax.random.key(0))
     assert abs(float(jnp.std(params["embedding"])) - 1) < 0.1
-    logits = forward(abstract_model(config).graph, params, TOKENS, POSITIONS, SEGMENTS, CONDITIONS)
+    logits = forward(abstract_model(config).graph, params, TOKENS, POSITIONS, SEGMENTS, values(config))
     assert 0.3 < float(jnp.std(logits)) < 3
     other = jax.jit(lambda key: init_params(config, key))(jax.random.key(1))
     assert fingerprint(params) != fingerprint(other)
@@ -195,7 +219,7 @@ def test_full_size_presets(preset):
     # configs/remi_composer.py's 25.4 M: 8 layers of (512 · 4 · 512 + 2 · 512 · 2048) and embeddings.
     assert abs(size / 25.4e6 - 1) < (0.002 if preset == "remi_composer" else 0.05)
     args = [jax.ShapeDtypeStruct((2, 8192, *more), jnp.int32) for more in ((1,), (), ())]
-    conditions = {"composer": jax.ShapeDtypeStruct((2, 3), jnp.int32)}
+    conditions = {"composer": jax.ShapeDtypeStruct((2, 3, 1, 239), jnp.float16)}
     out = jax.eval_shape(lambda p, *a: nnx.merge(model.graph, p)(*a), model.shapes, *args, conditions)
     assert out.shape == (2, 8192, 1, 419)
 

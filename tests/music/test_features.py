@@ -17,6 +17,9 @@ from amt_jax.music.features import (
     key,
     scale_consistency,
     seconds_at,
+    texture,
+    ticks_at,
+    time_signature,
 )
 
 TPQ = 480
@@ -172,3 +175,47 @@ def test_features_are_in_bounds_and_ignore_note_order(notes, random):
     assert math.isnan(found.groove_consistency) or 0 <= found.groove_consistency <= 1
     assert 0 <= found.empty_beats <= 1
     assert math.isnan(found.polyphony) or found.polyphony >= 1
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 5000), st.integers(10, 400)), max_size=5), st.lists(st.integers(0, 10_000)))
+def test_ticks_are_found_again_by_their_seconds(tempos, ticks):
+    score = Score(480)
+    score.tempos.extend([Tempo(time, tempo) for time, tempo in tempos])
+    assert ticks_at(score, seconds_at(score, np.array(ticks, np.int64))).tolist() == ticks
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ([], "4/4"),
+        ([(0, 3, 4)], "3/4"),
+        ([(0, 1, 4), (480, 6, 8)], "6/8"),
+        ([(960, 3, 4)], "4/4"),  # it holds for the first half by the standard, and ties go to the first
+        ([(5000, 3, 4)], "4/4"),  # after the end
+        ([(0, 3, 4), (700, 2, 4), (1000, 3, 4)], "3/4"),
+    ],
+)
+def test_the_time_signature_that_holds_longest(changes, expected):
+    score = Score(480)
+    score.time_signatures.extend([TimeSignature(*change) for change in changes])
+    assert time_signature(score, 1920) == expected
+
+
+def _texture(*notes: tuple[float, float, int]) -> str:
+    onsets, offsets, pitch = (np.array(column) for column in zip(*sorted(notes), strict=True))
+    return texture(onsets, offsets, pitch)
+
+
+def test_textures():
+    melody = [(beat, beat + 1.03, 72 + beat % 3) for beat in range(40)]  # legato
+    hymn = [(beat + 0.01 * voice, beat + 1.0, 70 - 5 * voice) for beat in range(40) for voice in range(4)]
+    chords = [(beat, beat + 4.0, pitch) for beat in range(0, 40, 4) for pitch in (48, 52, 55)]
+    second_voice = [(beat + 0.5, beat + 1.5, 60 + beat % 2) for beat in range(40)]
+    assert _texture(*melody) == "monophonic"
+    assert _texture(*hymn) == "homophonic"
+    assert _texture(*melody, *chords) == "homophonic"
+    assert _texture(*melody, *second_voice) == "polyphonic"
+    assert _texture(*melody, *hymn[:8]) == "monophonic"  # two chords in forty
+    assert _texture((0.0, 1.0, 60)) == "monophonic"
+    assert texture(np.zeros(0), np.zeros(0), np.zeros(0)) == ""

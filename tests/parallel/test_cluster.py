@@ -131,6 +131,13 @@ TPU_TWO_SLICES = TPU_SLICE | environment("""
         (SLURM_ONE_NODE | {"CUDA_VISIBLE_DEVICES": "3"}, Cluster("t-cn0117:61913", 4, 1, None)),  # --gpus-per-task=1
         (SLURM_ONE_NODE | {"SLURM_STEP_ID": "2"}, Cluster("t-cn0117:62035", 4, 1, (1,))),
         (SLURM_TASK_A_NODE, Cluster("gpu008:61913", 3, 2, None)),
+        # four tasks on the first host, two on each of the next two: this is one of those
+        (
+            SLURM_ONE_NODE
+            | {"SLURM_STEP_TASKS_PER_NODE": "4,2(x2)", "SLURM_NODEID": "2", "SLURM_STEP_NUM_TASKS": "8"}
+            | {"SLURM_PROCID": "7", "CUDA_VISIBLE_DEVICES": "0,1,2,3"},
+            Cluster("t-cn0117:61913", 8, 7, (2, 3)),
+        ),
         (SLURM_BATCH, None),
         (SLURM_INTERACTIVE, None),
         # mpirun in a SLURM job starts its own daemons as one step of SLURM

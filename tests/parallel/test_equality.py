@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from amt_jax.data.card import Card
+from amt_jax.data.conditions import Conditions
 from amt_jax.data.pipeline import Records, Rows, batches
 from amt_jax.data.plan import TrainPlan
 from amt_jax.model.conditioning import ConditionConfig
@@ -23,6 +24,11 @@ from amt_jax.training.step import Regularization, TrainState, train_step
 ONE = MeshConfig(1, 1, 1, 1)
 MESHES = [MeshConfig(8, 1, 1, 1), MeshConfig(1, 8, 1, 1), MeshConfig(2, 2, 2, 1), MeshConfig(2, 1, 1, 4)]
 ROWS, ACCUMULATION, CONTEXT = 16, 2, 64
+# Every way in.
+CONDITIONS = (
+    ConditionConfig("composer", 3, dropout=0.5), ConditionConfig("style", 5, "prefix", scale=1.0, dropout=0.2),
+    ConditionConfig("words", 6, "cross", length=3, scale=1.0, dropout=0.2),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def config(**fields) -> TransformerConfig:
             "vocab_size": 80, "num_streams": 1, "num_layers": 2, "num_heads": 8, "num_kv_heads": 4, "d_model": 64,
             "d_ff": 96, "context_length": CONTEXT, "dropout": 0.1, "norm": "rmsnorm", "activation": "swiglu",
             "qk_norm": True, "bias": False, "rope_theta": 1e4, "remat": False, "dtype": "float32",
-            "conditions": (ConditionConfig("composer", 3, 0.25, 0.5),), **fields,
+            "conditions": CONDITIONS, **fields,
         }
     )  # fmt: skip
 
@@ -61,9 +67,14 @@ def run(records, model_config, mesh_config, optimizer, steps):
         )
     )  # fmt: skip
     state, losses = TrainState(params, jax.jit(optimizer.init)(params), jnp.int32(0)), []
-    rows = Rows(records, TrainPlan(records.lengths, CONTEXT, 0))
+    composers = Conditions(records.card.conditions, {"composer": 1})
+    rows, random = Rows(records, TrainPlan(records.lengths, CONTEXT, 0), composers), np.random.default_rng(0)
     for batch, _ in zip(batches(rows, ROWS), range(steps), strict=False):
         assert batch["segments"].max() > 2  # packed
+        segments = batch["conditions"]["composer"].shape[1]
+        for each in CONDITIONS[1:]:
+            shape = ROWS, segments, each.length, each.width
+            batch["conditions"][each.name] = random.normal(size=shape).astype(np.float16)
         state, sums = step(state, put_batch(batch, mesh, ROWS))
         losses.append(float(sums["loss"] / sums["count"]))
     return initial, jax.device_get(state.params), losses

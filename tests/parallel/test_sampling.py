@@ -24,9 +24,13 @@ TOKENIZER = SymbolicTokenizer.create("remi")
 CONFIG = TransformerConfig(
     vocab_size=TOKENIZER.spec.vocab_size, num_streams=1, num_layers=2, num_heads=4, num_kv_heads=2, d_model=32,
     d_ff=32, context_length=64, dropout=0.0, norm="rmsnorm", activation="swiglu", qk_norm=True, bias=False,
-    rope_theta=1e4, remat=False, dtype="float32", conditions=(ConditionConfig("composer", 3, 1.0, 0.5),),
+    rope_theta=1e4, remat=False, dtype="float32", conditions=(ConditionConfig("composer", 3, scale=1.0, dropout=0.5),),
 )  # fmt: skip
 MESHES = ["data=4", "tensor=2", "data=2,fsdp=2,tensor=2"]
+
+
+def one_hot(number):
+    return np.eye(3, dtype=np.float16)[[number]]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def sampler(params, mesh):
 @pytest.fixture(scope="module")
 def requests():
     settings = GenerationSettings(seconds=600, max_tokens=100, guidance=2, seed=3)  # over two windows
-    return [Request(dataclasses.replace(settings, seed=seed), {"composer": seed % 3}) for seed in range(4)]
+    return [Request(dataclasses.replace(settings, seed=seed), {"composer": one_hot(seed % 3)}) for seed in range(4)]
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +79,13 @@ def test_what_three_devices_made_one_makes_again(params, requests, expected):
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_the_likelihood_is_the_same(tmp_path, params, write_dataset, make_pieces, mesh):
+def test_the_likelihood_is_the_same(tmp_path, params, write_dataset, make_pieces, mesh, told):
     write_dataset(tmp_path / "set", make_pieces([5, 300, 64, 63, 1]), spec=TOKENIZER.spec)
     records = Records(tmp_path / "set", Card.load(tmp_path / "set"), "train")
-    one = evaluate_likelihood(CONFIG, params, records)
-    many = evaluate_likelihood(CONFIG, params, records, mesh=local_mesh(MeshConfig.parse(mesh), CONFIG))
+    one = evaluate_likelihood(CONFIG, params, records, told(records.card))
+    many = evaluate_likelihood(
+        CONFIG, params, records, told(records.card), mesh=local_mesh(MeshConfig.parse(mesh), CONFIG)
+    )
     assert (many.tokens, many.notes, many.pieces) == (one.tokens, one.notes, one.pieces)
     np.testing.assert_allclose(dataclasses.astuple(many.nats_per_token), dataclasses.astuple(one.nats_per_token), 1e-5)
 

@@ -15,12 +15,17 @@ from amt_jax.sampling import cache, constraints, sampler
 from amt_jax.sampling.sampler import Bucket, Request, prefill
 from amt_jax.sampling.settings import GenerationSettings
 
+# Values of the conditions of `setup`.
+BACH, HAYDN, LISZT = ({"composer": np.eye(4, dtype=np.float16)[[number]]} for number in (1, 2, 3))
+SAD = {"mood": np.eye(3, dtype=np.float16)[[2]]}
+SLOWLY = {"words": np.array([[1, 0, 0, 0, 0], [0, 0.6, 0.8, 0, 0], [0, 0, 0, 0, 0]], np.float16)}
+SOFTLY = {"words": np.array([[1, 0, 0, 0, 0], [0, -1, 0, 0, 0], [0, 0, 0, 0.6, -0.8]], np.float16)}
 MARGIN = 1e-3  # two logits nearer than this may change places between two ways to add up the same numbers
 
 
 @pytest.fixture(scope="module")
 def forward(setup):
-    """A function: ids, conditions -> logits [T, V] after each id, by one forward pass without a cache."""
+    """A function: ids, values of conditions -> logits [T, V] after each id, by one forward pass without a cache."""
     size = setup.config.context_length
 
     @jax.jit
@@ -31,7 +36,7 @@ def forward(setup):
     def run(tokens, conditions):
         padded = np.zeros(size, np.int32)
         padded[: len(tokens)] = tokens
-        wanted = {each.name: np.full((1, 1), conditions.get(each.name, 0)) for each in setup.config.conditions}
+        wanted = {each.name: conditions.get(each.name, each.null())[None, None] for each in setup.config.conditions}
         return np.asarray(apply(setup.params, padded, wanted), np.float64)[: len(tokens)]
 
     return run
@@ -67,11 +72,12 @@ def reference_logits(setup, forward, request, bucket, ids):
         window = 0 if slot < context else (slot - context) // (context // 2) + 1
         oldest = max(first, window * context // 2, 0)
         seen = sequence[oldest - first : slot - first]
-        null = forward(seen, {})[-1]
-        if not (bucket.guided or any(request.conditions.values())):
-            return null
-        asked = forward(seen, request.conditions)[-1]
-        return null + request.settings.guidance * (asked - null) if bucket.guided else asked
+        if bucket.branches == 1:
+            return forward(seen, request.conditions)[-1]
+        base = forward(seen, request.against)[-1]
+        groups = request.guides or [(list(request.conditions), request.settings.guidance)]
+        asked = [forward(seen, {name: request.conditions[name] for name in names})[-1] for names, _ in groups]
+        return base + sum(scale * (each - base) for each, (_, scale) in zip(asked, groups, strict=True))
 
     return np.stack([at(bucket.width + count) for count in range(len(ids) + 1)])
 
@@ -139,16 +145,22 @@ choices = st.fixed_dictionaries(
         "seed": st.integers(0, 2**32 - 1),
     }
 )
-requests = st.tuples(
-    choices, st.sampled_from([{}, {"composer": 2}, {"mood": 1, "composer": 3}]), st.sampled_from([0, 9, 50])
-)
+asked_of = [
+    {},
+    {"conditions": HAYDN | SLOWLY},
+    {"conditions": SAD | LISZT},
+    {"conditions": BACH | SOFTLY, "guides": ((("words",), 2.0), (("composer",), 0.5)), "against": SLOWLY},
+]
+requests = st.tuples(choices, st.sampled_from(asked_of), st.sampled_from([0, 9, 50]))
 
 
 # The same batches in every run, and no shrinking: it would take minutes.
 @settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 @given(asked=st.lists(requests, min_size=3, max_size=4))
 def test_equal_to_a_plain_sampler(setup, forward, prompts, asked):
-    batch = [Request(GenerationSettings(**fields), wanted, prompts(length)) for fields, wanted, length in asked]
+    batch = [
+        Request(GenerationSettings(**fields), prompt=prompts(length), **wanted) for fields, wanted, length in asked
+    ]
     for request, result in zip(batch, generate(setup, batch), strict=True):
         check(setup, forward, request, result)
 
@@ -162,7 +174,7 @@ def test_a_moved_window_is_a_fresh_forward_of_its_newer_half(setup, forward, pro
 
     monkeypatch.setattr(sampler, "prefill", recorded)
     wanted = GenerationSettings(seconds=600, max_tokens=120, guidance=2, top_k=0, seed=4)
-    batch = [Request(wanted, {"composer": 1}, prompts(length)) for length in (0, 9, 50, 70)]
+    batch = [Request(wanted, BACH | SLOWLY, prompts(length)) for length in (0, 9, 50, 70)]
     results = generate(setup, batch)
     assert all(len(result.ids) == 120 for result in results)
     assert results[0].bucket.width + 120 > 2 * setup.config.context_length  # moved at least twice
@@ -182,10 +194,12 @@ def test_cache_and_no_cache_give_the_same_logits(setup, forward, guided):
     random = np.random.default_rng(0)
     lengths, width, steps, slots = [1, 4, 9], 9, 6, 16
     tokens = [random.integers(3, 419, length + steps) for length in lengths]
-    wanted = [{"composer": 1, "mood": 2}, {}, {"composer": 3}]
+    wanted = [BACH | SAD | SLOWLY, {}, LISZT | SOFTLY]
     branches = [[{}] * 3, wanted] if guided else [wanted]
     conditions = {
-        each.name: jnp.array([[asked.get(each.name, 0)] for row in zip(*branches, strict=True) for asked in row])
+        each.name: jnp.stack(
+            [asked.get(each.name, each.null())[None] for row in zip(*branches, strict=True) for asked in row]
+        )
         for each in setup.config.conditions
     }
     first = jnp.array([width - length for length in lengths])
@@ -196,8 +210,13 @@ def test_cache_and_no_cache_give_the_same_logits(setup, forward, guided):
     held, logits = prefill(
         setup.graph, setup.params, conditions, window, first, slots=slots - 4, mesh=setup.sampler.mesh
     )
-    held = cache.grow(held, slots)  # a wider window changes nothing
-    step = jax.jit(lambda params, *args: nnx.merge(setup.graph, params).step(*args))
+    held = cache.grow(held, slots + setup.config.prefix_slots)  # a wider window changes nothing
+
+    @jax.jit
+    def step(params, newest, positions, conditions, *args):
+        model = nnx.merge(setup.graph, params)
+        return model.step(newest, positions, model.remember(conditions), *args)
+
     for index in range(width, width + steps):
         for row, each in enumerate(logits):
             np.testing.assert_allclose(each, expected[row][index - int(first[row // len(branches)]) - 1], atol=1e-5)
@@ -210,24 +229,24 @@ def test_cache_and_no_cache_give_the_same_logits(setup, forward, guided):
 
 def test_growing_the_window_changes_nothing(setup, monkeypatch):
     wanted = GenerationSettings(seconds=600, max_tokens=100, seed=1)  # then it moves
-    request = Request(wanted, {"composer": 1})
+    request = Request(wanted, BACH | SAD | SLOWLY)
     whole = generate(setup, [request])[0]
     sizes = []
     monkeypatch.setattr(sampler, "SMALLEST_WINDOW", 24)
     monkeypatch.setattr(cache, "grow", lambda held, slots, grow=cache.grow: sizes.append(slots) or grow(held, slots))
     grown = generate(setup, [request])[0]
-    assert sizes == [48, 64]
+    assert sizes == [48 + 8, 64 + 8]  # the slots before a piece
     np.testing.assert_array_equal(grown.ids, whole.ids)
     assert len(whole.ids) == 100
 
 
 def test_a_row_depends_on_its_request_alone(setup, prompts):
     wanted = GenerationSettings(seconds=600, max_tokens=70, guidance=3, seed=7)
-    mine = Request(wanted, {"composer": 1}, prompts(9))
+    mine = Request(wanted, BACH | SLOWLY, prompts(9))
 
     def beside(seed, length, temperature):
         other = dataclasses.replace(wanted, seed=seed, temperature=temperature, seconds=3.0)
-        return [Request(other, {"mood": 2}, prompts(length)) for _ in range(2)]
+        return [Request(other, SAD | SOFTLY, prompts(length)) for _ in range(2)]
 
     one = generate(setup, [mine, *beside(1, 2, 0.5), mine])
     two = generate(setup, [*beside(2, 20, 2.0), mine])
@@ -244,7 +263,11 @@ def test_a_row_depends_on_its_request_alone(setup, prompts):
         ({"temperature": 1e-6}, {"temperature": 0.0}),
         ({"top_p": 0.0}, {"top_k": 1}),
         ({"top_k": 100_000}, {"top_k": 0}),
-        ({"guidance": 0.0, "conditions": {"composer": 1}}, {}),
+        ({"guidance": 0.0, "conditions": BACH}, {}),
+        # Each group by its own scale, or all in one group; the base is what guidance leads away from.
+        ({"guidance": 3.0, "conditions": BACH}, {"guides": [(["composer"], 3.0)], "conditions": BACH}),
+        ({"guidance": 1.0, "conditions": BACH, "against": SAD}, {"guidance": 1.0, "conditions": BACH}),
+        ({"guidance": 0.0, "conditions": BACH, "against": SAD}, {"guidance": 1.0, "conditions": SAD}),
     ],
 )
 def test_settings_that_mean_the_same(setup, one, other):
@@ -252,12 +275,11 @@ def test_settings_that_mean_the_same(setup, one, other):
 
     def make(fields):
         fields = base | fields
-        return Request(
-            GenerationSettings(**{k: v for k, v in fields.items() if k != "conditions"}), fields.get("conditions", {})
-        )
+        more = {name: fields.pop(name) for name in ("conditions", "guides", "against") if name in fields}
+        return Request(GenerationSettings(**fields), **more)
 
     # Two more rows keep both batches in one bucket: all candidates, guided.
-    rest = [make({"guidance": 2.0, "conditions": {"composer": 1}}), make({"top_k": 0})]
+    rest = [make({"guidance": 2.0, "conditions": BACH}), make({"top_k": 0})]
     ours, theirs = (generate(setup, [make(fields), *rest])[0] for fields in (one, other))
     np.testing.assert_array_equal(ours.ids, theirs.ids)
     assert len(ours.ids) == 40
@@ -266,7 +288,7 @@ def test_settings_that_mean_the_same(setup, one, other):
 def test_conditions_and_guidance_change_the_music(setup):
     wanted = GenerationSettings(seconds=600, max_tokens=40, top_k=0)
     guided = dataclasses.replace(wanted, guidance=4.0)
-    batch = [Request(wanted), Request(wanted, {"composer": 1}), Request(guided, {"composer": 1}), Request(guided)]
+    batch = [Request(wanted), Request(wanted, BACH), Request(guided, BACH), Request(guided)]
     free, conditioned, strong, nothing_to_follow = generate(setup, batch)
     assert not np.array_equal(free.ids, conditioned.ids)
     assert not np.array_equal(conditioned.ids, strong.ids)
@@ -312,7 +334,7 @@ def test_a_second_call_compiles_nothing(setup, prompts, caplog):
             seconds=500 + seed, max_tokens=100, guidance=2.0, seed=seed, bars=20 + seed, polyphony=1 + seed
         )
         wanted = dataclasses.replace(base, **fields)
-        return [Request(wanted, {"composer": 1 + (seed + row) % 3}, prompts(5 + row + seed)) for row in range(3)]
+        return [Request(wanted, [BACH, HAYDN, LISZT][(seed + row) % 3], prompts(5 + row + seed)) for row in range(3)]
 
     generate(setup, batch(0))
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
@@ -337,14 +359,16 @@ def test_buckets(setup, prompts):
     def bucket(*fields, **more):
         return setup.sampler.bucket([Request(GenerationSettings(**each), **more) for each in fields])
 
-    assert bucket({}) == Bucket(rows=1, width=1, guided=False, candidates=64, budget=8192)
+    assert bucket({}) == Bucket(rows=1, width=1, branches=1, candidates=64, budget=8192)
     assert bucket({}, {}, {"max_tokens": 9000}).rows == 4
     assert bucket({"max_tokens": 9000}).budget == 16384
     assert bucket({"top_k": 0}, {}).candidates == bucket({"top_k": 65}).candidates == 419
     assert [bucket({}, prompt=prompts(length)).width for length in (1, 31, 32, 500)] == [32, 32, 32, 32]
-    assert not bucket({"guidance": 3.0}).guided
-    assert not bucket({"guidance": 1.0}, conditions={"composer": 1}).guided
-    assert bucket({"guidance": 3.0}, conditions={"composer": 1}).guided
+    assert bucket({"guidance": 3.0}).branches == 1
+    assert bucket({"guidance": 1.0}, conditions=BACH).branches == 1
+    assert bucket({"guidance": 3.0}, conditions=BACH).branches == 2
+    assert bucket({}, conditions=BACH | SAD, guides=[(["composer"], 2.0), (["mood"], 3.0)]).branches == 3
+    assert bucket({}, conditions=BACH, against=SAD).branches == 2
 
 
 def test_progress_and_order_over_batches(setup):

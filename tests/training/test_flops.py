@@ -42,10 +42,11 @@ def test_a_train_step_computes_what_the_formula_says(both):
     program = make_program(config, model, SymbolicTokenizer.create("remi").spec, one_device(), total_steps=10)
     compiled = compile_step(program, model, config.rows_per_step, segments=2)
     counted = Program(compiled.as_text()).totals()
-    # XLA's CPU compiler finds the scores of the backward pass to be the forward pass's, unless a loop keeps them apart.
+    # jax 0.10's CPU compiler drops the barriers and finds the backward pass's scores to be the forward pass's; newer
+    # ones compute them once more, as the formula has it.
     pairs = flops.blockwise_pairs(config.context) * config.rows_per_step
-    kept = 2 * model.num_layers * pairs * model.d_model
-    executed = flops.executed_flops(model, config.rows_per_step) - kept
+    merged = 2 * model.num_layers * pairs * model.d_model if jax.__version_info__ < (0, 12) else 0
+    executed = flops.executed_flops(model, config.rows_per_step) - merged
     assert counted.flops == pytest.approx(executed, rel=1e-3)
     assert counted.open_loops == 0
     # XLA's own count takes the loop over microbatches once, and adds what is not a product.

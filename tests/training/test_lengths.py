@@ -83,10 +83,10 @@ def test_a_length_that_the_mesh_does_not_divide_is_named(make_config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_cut_is_worth_what_its_windows_are_alone(dataset, make_config):
+def test_a_cut_is_worth_what_its_windows_are_alone(dataset, make_config, told):
     config = transformer_config(make_config({"model.dropout": 0.0}), Card.load(dataset))
     records = Records(dataset, Card.load(dataset), "train")
-    batch = next(iter(batches(Rows(records, TrainPlan(records.lengths, 32, 0)), 20)))
+    batch = next(iter(batches(Rows(records, TrainPlan(records.lengths, 32, 0), told(records.card)), 20)))
     rows = cut(batch, 8)
     for name in ("inputs", "targets", "weights", "segments"):
         np.testing.assert_array_equal(rows[name].reshape(batch[name].shape), batch[name])
@@ -148,7 +148,7 @@ def test_other_devices_train_on_the_same_cuts(straight, tmp_path, make_config):
     np.testing.assert_allclose(losses(run, "train"), losses(straight, "train"), rtol=1e-4)
 
 
-def test_the_average_is_what_is_validated_and_loaded(straight, dataset, final_state):
+def test_the_average_is_what_is_validated_and_loaded(straight, dataset, final_state, told):
     state = final_state(straight)
     config, loaded = straight.load_model("last")
     for name, x, y, z in zip(
@@ -161,7 +161,7 @@ def test_the_average_is_what_is_validated_and_loaded(straight, dataset, final_st
     records, total = Records(dataset, card, "valid"), np.zeros(2)
     model = abstract_model(config)
     step = jax.jit(functools.partial(eval_step, graph=model.graph, type_ids=card.spec.type_ids(), num_types=7))
-    for batch in batches(Rows(records, EvalPlan(records.lengths, 32, 32)), 4):
+    for batch in batches(Rows(records, EvalPlan(records.lengths, 32, 32), told(records.card)), 4):
         sums = step(loaded, batch)
         total += float(sums["loss"]), float(sums["count"])
     np.testing.assert_allclose(losses(straight, "valid")[-1], total[0] / total[1], rtol=1e-5)

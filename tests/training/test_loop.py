@@ -129,6 +129,35 @@ def test_resumed_equals_straight_bit_for_bit(straight, tmp_path, make_config, mo
     assert "trained 6 steps" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_stop_in_the_middle_of_validation_is_made_up_for(
+    straight, tmp_path, make_config, monkeypatch, final_state, capsys, step
+):
+    run, put_batch, after = RunFolder(tmp_path / "run"), loop.put_batch, []
+
+    def counting(batch, mesh, batch_size):
+        if len(after) >= step or batch_size == 8:  # a training batch, or one of the validation after `step`
+            after.append(batch_size)
+        if len(after) == step + 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return put_batch(batch, mesh, batch_size)
+
+    monkeypatch.setattr(loop, "put_batch", counting)
+    assert not train(make_config(), run)
+    assert after[step:] == [4] * 3  # the batch that carried the wish is read when the next one is on its way
+    assert f"stopped after step {step} of 6, saved" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert train(make_config(), run)
+    equal_checkpoints(run, straight, final_state)
+    assert [(x["step"], x["loss"]) for x in lines(run, "valid")] == [
+        (x["step"], x["loss"]) for x in lines(straight, "valid")
+    ]
+    runs = [Checkpoints(each.checkpoints_path) for each in (run, straight)]
+    assert runs[0].losses == runs[1].losses
+    for each in runs:
+        each.close()
+
+
 def test_resumes_on_other_devices(straight, tmp_path, make_config, monkeypatch, final_state):
     run = RunFolder(tmp_path / "run")
     stop_after(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGINT))

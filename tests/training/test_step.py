@@ -65,11 +65,11 @@ class Setup:
 
 
 @pytest.fixture(scope="module")
-def setup(dataset, make_config):
+def setup(dataset, make_config, told):
     card = Card.load(dataset)
     config = transformer_config(make_config({"model.dropout": 0.0}), card)
     records = Records(dataset, card, "train")
-    batch = next(iter(batches(Rows(records, TrainPlan(records.lengths, 32, 0)), 8)))
+    batch = next(iter(batches(Rows(records, TrainPlan(records.lengths, 32, 0), told(card)), 8)))
     params = jax.jit(functools.partial(init_params, config))(jax.random.key(0))
     return Setup(card, config, abstract_model(config), params, batch)
 
@@ -209,7 +209,8 @@ def test_token_dropout_is_pad_in_the_input(setup):
 def test_condition_dropout_is_null_a_segment(setup):
     always = tuple(dataclasses.replace(c, dropout=1.0) for c in setup.config.conditions)
     _, sums = setup.step(regularization=Regularization(conditions=always))
-    null = dict(setup.batch, conditions={"composer": np.zeros_like(setup.batch["conditions"]["composer"])})
+    nothing = np.broadcast_to(always[0].null(), setup.batch["conditions"]["composer"].shape)
+    null = dict(setup.batch, conditions={"composer": nothing})
     np.testing.assert_allclose(sums["loss"], setup.evaluate(null)["loss"], rtol=1e-6)
     assert abs(float(sums["loss"]) - float(setup.evaluate(setup.batch)["loss"])) > 1e-2
 
@@ -225,7 +226,7 @@ def test_two_pieces_packed_in_a_row_lose_what_they_lose_in_two_rows(setup):
         batch = {name: np.zeros(shape, np.int32) for name in ("inputs", "targets", "segments", "positions")}
         batch |= {
             "weights": np.zeros(shape, np.float32),
-            "conditions": {"composer": np.zeros((len(layout), 3), np.int32)},
+            "conditions": {"composer": np.zeros((len(layout), 3, 1, 3), np.float16)},
         }
         for row, indices in enumerate(layout):
             at = 0
@@ -234,7 +235,7 @@ def test_two_pieces_packed_in_a_row_lose_what_they_lose_in_two_rows(setup):
                 batch["inputs"][row, here], batch["targets"][row, here] = pieces[i][:-1], pieces[i][1:]
                 batch["segments"][row, here], batch["weights"][row, here] = segment + 1, 1
                 batch["positions"][row, here] = np.arange(lengths[i])
-                batch["conditions"]["composer"][row, segment] = composers[i]
+                batch["conditions"]["composer"][row, segment, 0, composers[i]] = 1
                 at += lengths[i]
         return batch | {"inputs": batch["inputs"][..., None], "targets": batch["targets"][..., None]}
 
@@ -248,7 +249,7 @@ def test_two_pieces_packed_in_a_row_lose_what_they_lose_in_two_rows(setup):
     np.testing.assert_allclose(packed[0, 13:24], apart[1, :11], rtol=0, atol=2e-5)
     # The composers matter, and each only to its own piece.
     swapped = rows([(0, 1)])
-    swapped["conditions"]["composer"][0, 1] = 1
+    swapped["conditions"]["composer"][0, 1, 0] = np.eye(3)[1]
     changed = np.abs(losses(swapped) - packed)[0]
     assert changed[:13].max() == 0
     assert changed[13:24].min() > 0

@@ -1,0 +1,128 @@
+"""Following: whether music is what its words asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from symusic import Score
+from tqdm import tqdm
+
+from amt_jax.data.conditions import TEXT
+from amt_jax.data.pipeline import Records
+from amt_jax.errors import UserError
+from amt_jax.evaluation.metrics import Estimate, bootstrap
+from amt_jax.music import instruments
+from amt_jax.music.classes import density_class, tempo_class
+from amt_jax.music.features import features
+from amt_jax.sampling.generator import Generator
+from amt_jax.sampling.order import Order
+from amt_jax.sampling.settings import GenerationSettings
+from amt_jax.text import understanding
+from amt_jax.text.understanding import Understanding, understand_all
+
+ASPECTS = ("tempo", "mode", "density", "instruments")
+GUIDANCE = 3.0
+PLAIN, GUIDED, SILENT, OTHER = "told the text", f"told it, guidance {GUIDANCE:g}", "not told", "a model without text"
+
+
+@dataclasses.dataclass(frozen=True)
+class Followed:
+    """How often one aspect was as asked.
+
+    Attributes:
+      asked: pieces whose text names it.
+      shares: way of asking -> share of them that follow.
+    """
+
+    asked: int
+    shares: Mapping[str, Estimate]
+
+
+def wanted(found: Understanding) -> dict[str, Any]:
+    """What a text asks for, aspect -> class; instruments are a set."""
+    aspects = {
+        "tempo": found.tempo or (tempo_class(found.bpm) if found.bpm else ""),
+        "mode": found.mode or (found.key.split()[-1] if " " in found.key else ""),
+        "density": found.density,
+        "instruments": frozenset(found.values(understanding.INSTRUMENT)),
+    }
+    return {name: value for name, value in aspects.items() if value}
+
+
+def heard(score: Score) -> dict[str, Any]:
+    """What music is, aspect -> class."""
+    found = features(score)
+    return {
+        "tempo": tempo_class(found.tempo),
+        "mode": found.key.split()[-1] if found.key else "",
+        "density": density_class(found.note_density),
+        "instruments": frozenset(instruments.labels(score)),
+    }
+
+
+def follows(aspect: str, asked: Any, found: Any) -> bool:
+    """Whether music is as asked: of the same class, or with all the instruments named."""
+    return asked <= found if aspect == "instruments" else asked == found
+
+
+def choose(records: Records, count: int, seed: int) -> list[str]:
+    """Up to `count` captions, one of a piece, that ask for something; of a piece's the one that asks for most."""
+    order, chosen = np.random.default_rng(seed).permutation(len(records)), []
+    for index in order:
+        texts = [each["text"] for each in records[int(index)].conditions.get(TEXT, ())]
+        asking = [(len(wanted(found)), text) for found, text in zip(understand_all(texts), texts, strict=True)]
+        if asking and max(asking)[0]:
+            chosen.append(max(asking)[1])
+        if len(chosen) == count:
+            break
+    if not chosen:
+        raise UserError("no caption of the split asks for a tempo, a mode, a density or instruments")
+    return chosen
+
+
+def follow(
+    generator: Generator, texts: Sequence[str], *, seconds: float, seed: int, other: Generator | None = None
+) -> dict[str, Followed]:
+    """Makes a piece for each text in each way and listens to them.
+
+    Args:
+      generator: of a run that was trained with texts.
+      texts: what to ask for.
+      seconds: length of the pieces.
+      seed: of the first; the n-th text has the same seed in each way.
+      other: of a run without texts, to compare with.
+
+    Returns:
+      Aspect -> how often it was as asked; the intervals are by bootstrap over the texts.
+    """
+    settings = [GenerationSettings(seconds=seconds, seed=(seed + n) % 2**32) for n in range(len(texts))]
+    told = [generator.reader.fulfil(Order(each, {TEXT: text}))[0] for each, text in zip(settings, texts, strict=True)]
+    guided = [
+        dataclasses.replace(order, settings=dataclasses.replace(order.settings, guidance=GUIDANCE)) for order in told
+    ]
+    ways = {PLAIN: (generator, told), GUIDED: (generator, guided), SILENT: (generator, list(map(Order, settings)))}
+    if other is not None:
+        ways[OTHER] = other, list(map(Order, settings))
+    asked = [wanted(found) for found in understand_all(texts)]
+    music = {way: [heard(score) for score in _make(*each, way)] for way, each in ways.items()}
+    found = {}
+    for aspect in ASPECTS:
+        rows = [n for n, each in enumerate(asked) if aspect in each]
+        if rows:
+            right = {
+                way: np.array([[follows(aspect, asked[n][aspect], pieces[n][aspect])] for n in rows], float)
+                for way, pieces in music.items()
+            }
+            found[aspect] = Followed(
+                len(rows), {way: bootstrap(np.mean, [values], seed, most=1.0) for way, values in right.items()}
+            )
+    return found
+
+
+def _make(generator: Generator, orders: Sequence[Order], title: str) -> Iterator[Score]:
+    with tqdm(total=100, desc=title, unit="%", disable=None) as bar:
+        for piece in generator.generate(orders, lambda share: bar.update(round(100 * share, 1) - bar.n)):
+            yield piece.score

@@ -1,0 +1,153 @@
+"""Wish: what a person asks for in words, as far as it was understood, and what follows from it for an order."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from amt_jax.data.captions import read_captions
+from amt_jax.data.card import Card
+from amt_jax.data.conditions import SEMANTIC, TEXT
+from amt_jax.music import instruments
+from amt_jax.sampling.order import INSTRUMENTS, Order
+from amt_jax.text import understanding
+from amt_jax.text.clusters import Clusters, normalise
+from amt_jax.text.encoder import load_encoder
+
+if TYPE_CHECKING:
+    from amt_jax.text.encoder import Encoder
+    from amt_jax.text.understanding import Understanding
+
+NEAREST = 3
+LABELS = {"genre": understanding.GENRE, "mood": understanding.MOOD, INSTRUMENTS: understanding.INSTRUMENT}
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """A text and what is made of it.
+
+    Attributes:
+      understanding: what it says.
+      nearest: captions of the training data that are most like it, with their similarity (cosine).
+      norm: length of its vector; 0 if the encoder knows none of its words.
+      conditions: what else the model is told: condition -> value, and where it comes from.
+      excluded: instruments that it says not to have.
+    """
+
+    understanding: Understanding
+    nearest: tuple[tuple[str, float], ...]
+    norm: float
+    conditions: dict[str, Any]
+    excluded: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        found = self.understanding
+        lines = [f'text: "{found.text}"', f"keywords: {', '.join(found.keywords) or 'none'}"]
+        for name, label in LABELS.items():
+            named = [
+                f"{'no ' if each.negated else ''}{each.value} ({each.confidence:.2f})"
+                for each in found.entities
+                if each.label == label
+            ]
+            if named:
+                lines.append(f"{name}: {', '.join(named)}")
+        if found.values(understanding.MOOD):
+            lines.append(f"emotion: valence {found.valence:+.2f}, arousal {found.arousal:+.2f}")
+        facts = {
+            "tempo": f"{found.bpm:g} BPM" if found.bpm else found.tempo,
+            "key": found.key or found.mode,
+            "density": found.density,
+        }
+        lines += [f"{name}: {value}" for name, value in facts.items() if value]
+        if found.language not in ("en", ""):
+            lines.append(f"note: this seems to be in another language ({found.language}); only English is understood")
+        elif not self.norm:
+            lines.append("note: the model's text encoder knows none of these words; the music is not led by them")
+        lines += [f"like the training text ({likeness:.2f}): {text}" for text, likeness in self.nearest]
+        told = {name: value for name, value in self.conditions.items() if name != SEMANTIC}
+        if told:
+            lines.append(
+                "told to the model besides the text: " + "; ".join(f"{k} {_spoken(v)}" for k, v in told.items())
+            )
+        if SEMANTIC in self.conditions:
+            lines.append(f"semantic token: {self.conditions[SEMANTIC]}")
+        if self.excluded:
+            lines.append(f"kept out: {', '.join(self.excluded)}")
+        return lines
+
+
+class Reader:
+    """Reads wishes for one run.
+
+    Args:
+      folder: the run's folder of texts: the encoder, clusters, and the captions it was trained with.
+      card: what the model's conditions are called.
+      has_programs: whether its vocabulary has instruments.
+    """
+
+    def __init__(self, folder: Path, card: Card, has_programs: bool):
+        self._folder, self._card, self._has_programs = folder, card, has_programs
+        self._states: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    @functools.cached_property
+    def encoder(self) -> Encoder:
+        """What the model's texts are encoded by; UserError if it is not to be had."""
+        return load_encoder(self._folder)
+
+    def states(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """A text by the vectors of its tokens, [n, D], and by one for all of it, [D]; see Conditions.text."""
+        if text not in self._states:
+            states = self.encoder.encode([text])
+            self._states[text] = states.values[0][states.mask[0]], self.encoder.pool(states)[0]
+        return self._states[text]
+
+    def read(self, text: str) -> Wish:
+        """What the model and the person are told of a text."""
+        found = understanding.understand(text)
+        pooled = self.states(text)[1]
+        conditions = {}
+        for name, label in LABELS.items():
+            known = self._card.conditions[name].values if name in self._card.conditions else ()
+            if values := [value for value in found.values(label) if value in known]:
+                conditions[name] = values
+        if found.bpm and "tempo" in self._card.conditions:
+            conditions["tempo"] = found.bpm
+        if SEMANTIC in self._card.conditions:
+            cluster = int(Clusters.load(self._folder).assign(pooled[None])[0])
+            if cluster >= 0:
+                conditions[SEMANTIC] = str(cluster)
+        excluded = found.values(understanding.INSTRUMENT, negated=True) if self._has_programs else ()
+        return Wish(found, self._nearest(pooled), float(np.linalg.norm(pooled)), conditions, excluded)
+
+    def _nearest(self, pooled: np.ndarray) -> tuple[tuple[str, float], ...]:
+        texts, vectors = self._trained_with
+        if not len(texts) or not pooled.any():
+            return ()
+        likeness = vectors @ normalise(pooled[None])[0]
+        best = np.argsort(-likeness, kind="stable")[:NEAREST]
+        return tuple((texts[i], float(likeness[i])) for i in best)
+
+    @functools.cached_property
+    def _trained_with(self) -> tuple[list[str], np.ndarray]:
+        captions, vectors = read_captions(self._folder), normalise(np.load(self._folder / "pooled.npy"))
+        rows = [row for row, caption in enumerate(captions) if caption.train]
+        return [captions[row].text for row in rows], vectors[rows]
+
+    def fulfil(self, order: Order) -> tuple[Order, Wish | None]:
+        """The order with all that follows from its text and was not said otherwise; the wish, if it has a text."""
+        if not order.conditions.get(TEXT):
+            return order, None
+        wish = self.read(order.conditions[TEXT])
+        played = order.instruments
+        if wish.excluded and not played:
+            played = tuple(label for label in instruments.LABELS if label not in wish.excluded)
+        return dataclasses.replace(order, conditions=wish.conditions | order.conditions, instruments=played), wish
+
+
+def _spoken(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)

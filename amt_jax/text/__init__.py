@@ -1,0 +1,1 @@
+"""What words mean: understood, encoded, sorted into clusters."""

@@ -1,0 +1,34 @@
+"""Flags: what several commands take, checked alike."""
+
+from __future__ import annotations
+
+import os
+
+from amt_jax import storage
+from amt_jax.errors import UserError
+
+
+def positive(kind: type) -> type:
+    """An argparse type: a finite number of `kind` above 0."""
+
+    def parse(text: str) -> int | float:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise ValueError
+        return value
+
+    parse.__name__ = f"positive {kind.__name__}"
+    return parse
+
+
+def check_folders(source: str, output: str) -> None:
+    """Raises UserError if the output lies in the folder of MIDI files, where it would be taken for music."""
+    if storage.is_remote(source) or storage.is_remote(output):
+        lies_in = f"{output}/".startswith(f"{source.rstrip('/')}/")
+    else:
+        inside, outside = os.path.realpath(output), os.path.realpath(source)
+        lies_in = os.path.commonpath([inside, outside]) == outside
+    if lies_in:
+        raise UserError(
+            f"--output={output} lies in --input={source}: keep what is made outside the folder of MIDI files"
+        )

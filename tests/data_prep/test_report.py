@@ -1,0 +1,146 @@
+"""The page about a collection: right figures, well formed, nothing from elsewhere, honest about what is missing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.report import FEATURES, Collection, bars, correlations, histogram
+from tests.html_page import Checker
+
+ROOT = Path(__file__).parents[2]
+FILES = [
+    {
+        "path": f"A/{i}.mid",
+        "title": f"<b>{i}",
+        "artist": "A & B",
+        "duration": 60.0 + i,
+        "tempo": 100.0 + 2 * i,
+        "key": ["C major", "A minor", ""][i % 3],
+        "instruments": ["piano", "drums"][: 1 + i % 2],
+        "notes": 100,
+        "density": 5.0 - i / 10,
+        "polyphony": ["monophonic", "homophonic", "polyphonic"][i % 3],
+    }
+    for i in range(12)
+]
+DESCRIPTIONS = [
+    {
+        "path": row["path"],
+        "captions": [{"text": "A <calm> tune.", "human": False}],
+        "genre": ["jazz"],
+        "valence": i / 12,
+    }
+    for i, row in enumerate(FILES)
+]
+PAIRS = [{"midi_path": "A/3.mid", "text": "By hand.", "genre": "pop, rock", "provenance": {"source": "wikipedia"}}]
+SKIPPED = [{"path": "bad.mid", "reason": "no notes", "details": ""}]
+
+
+def run(folder: Path, files: list, **others: list) -> tuple[subprocess.CompletedProcess, str]:
+    """The command's end and its page, "" if there is none."""
+    flags = []
+    for name, rows in {"metadata": files, **others}.items():
+        lines = "".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows)
+        (folder / name).write_text(json.dumps(rows) if name == "pairs" else lines, encoding="utf-8")
+        flags.append(f"--{name}={folder / name}")
+    page = folder / "out" / "report.html"
+    command = [sys.executable, "-m", "data_prep.report", *flags, f"--output={page}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return done, page.read_text(encoding="utf-8") if page.exists() else ""
+
+
+def texts_of(page: str) -> str:
+    checker = Checker()
+    checker.feed(page)
+    assert not checker.open
+    assert not [each for each in checker.references if not each.startswith("#")]
+    return " ".join(" ".join(checker.texts).split())
+
+
+def test_a_page_of_everything(tmp_path):
+    gone = {**PAIRS[0], "midi_path": "gone.mid"}
+    done, page = run(tmp_path, FILES, descriptions=DESCRIPTIONS, pairs=[*PAIRS, gone], skipped=SKIPPED)
+    assert done.returncode == 0, done.stderr
+    texts = texts_of(page)
+    assert "12 files, 0.2 hours, 1,200 notes; 1.5 instruments a file" in texts
+    assert "1 of them have words of their own" in texts
+    assert "1 lines of --pairs are about files that are not here, gone.mid first" in texts
+    assert "jazz" in texts
+    assert "A <calm> tune." in texts
+    assert "By hand." in texts
+    assert "no notes" in texts
+    for name in FEATURES:
+        assert name in texts
+    _, same = run(tmp_path, FILES, descriptions=DESCRIPTIONS, pairs=[*PAIRS, gone], skipped=SKIPPED)
+    assert same == page
+
+
+def test_the_metadata_alone_is_enough(tmp_path):
+    done, page = run(tmp_path, FILES)
+    assert done.returncode == 0, done.stderr
+    texts = texts_of(page)
+    for flag in ("--descriptions", "--pairs", "--skipped"):
+        assert f"{flag} was not given" in texts
+    assert "Genres are not known" in texts
+    assert "Left out, as unknown or the same in all files: valence" in texts
+    assert "No file has words" in texts
+
+
+def test_little_is_known(tmp_path):
+    done, page = run(tmp_path, [{"path": "a.mid", "title": "", "artist": ""}], skipped=[])
+    assert done.returncode == 0, done.stderr
+    texts = texts_of(page)
+    assert "Too little varies to be compared" in texts
+    assert "unknown" in texts
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"descriptions": ["{"]}, "line 1 of"),
+        ({"pairs": [{"text": "x"}]}, "has no midi_path and text"),
+        ({"skipped": [{"path": "x"}]}, "has no text as 'reason'"),
+    ],
+)
+def test_what_cannot_be_read_is_told(tmp_path, others, message):
+    done, page = run(tmp_path, FILES, **others)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not page
+
+
+def test_figures_by_hand():
+    found = Collection(FILES, {row["path"]: row for row in DESCRIPTIONS}, {"A/3.mid": PAIRS[0]})
+    assert found.genres() == {"jazz": 12}
+    assert Collection(FILES, pairs={"A/3.mid": PAIRS[0]}).genres() == {"pop": 1, "rock": 1}
+    row = dict(zip(FEATURES, found.features()[1], strict=True))
+    assert row == {"tempo": 102, "valence": 1 / 12, "mode": 0, "density": 4.9, "duration": 61, "polyphony": 1}
+    assert np.isnan(found.features()[2][FEATURES.index("mode")])
+    guessed = Collection(FILES, {row["path"]: {**row, "mood_from": "music"} for row in DESCRIPTIONS})
+    assert np.isnan(guessed.features()[:, FEATURES.index("valence")]).all()
+
+
+def test_correlations():
+    random = np.random.default_rng(0)
+    values = random.normal(size=(50, 3))
+    values[:, 1] += values[:, 0]
+    expected = np.corrcoef(values, rowvar=False)
+    np.testing.assert_allclose(correlations(values), expected, atol=1e-12)
+    missing = values.copy()
+    missing[10:20, 0] = np.nan
+    known = np.r_[0:10, 20:50]
+    assert np.isclose(correlations(missing)[0, 1], np.corrcoef(values[known, :2].T)[0, 1])
+    assert np.isclose(correlations(missing)[1, 2], expected[1, 2])
+    np.testing.assert_allclose(correlations(missing), correlations(missing).T, atol=1e-12)
+    assert np.isnan(correlations(np.c_[values[:, 0], np.ones(50)])[0, 1])
+
+
+def test_charts_count_what_they_do_not_show():
+    assert "5 others" in bars([(f"name {i}", 25 - i) for i in range(25)], 100)
+    assert "(2 unknown)" in histogram([1.0, None, 3.0, None], "s")
+    assert "<svg" in histogram([120.0, 120.0], "s")
