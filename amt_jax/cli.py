@@ -8,7 +8,14 @@ import sys
 from amt_jax.errors import near
 
 COMMANDS = {
+    "collect": ("data_prep.collect", "a folder of MIDI files -> a table of what each one is"),
+    "texts": ("data_prep.texts", "that table -> words about the music, from Wikipedia and tables"),
+    "pair": ("data_prep.pair", "both -> which words belong to which file"),
+    "describe": ("data_prep.describe", "the table, and pairs if there are any -> captions and labels of each file"),
+    "report": ("data_prep.report", "all of these -> a page to look at"),
     "prepare": ("data_prep.midi", "a folder of MIDI files -> a dataset folder"),
+    "encode": ("data_prep.encode", "a dataset folder's captions -> what a network hears of them"),
+    "cluster": ("data_prep.cluster", "a dataset folder's captions -> semantic tokens"),
     "train": ("amt_jax.train", "a dataset folder -> a run folder"),
     "generate": ("amt_jax.generate", "a run folder and a wish -> music"),
     "evaluate": ("amt_jax.evaluate", "a run folder -> a report"),

@@ -1,6 +1,10 @@
-"""A small decoder for text-conditioned events: 6 layers of 768, feed-forward 1,024, 8 heads, 24 M parameters.
+"""A small decoder led by semantic tokens: 6 layers of 768, feed-forward 1,024, 8 heads, 24 M parameters.
 
-Command:   python -m data_prep.midi --input=MIDI --output=DATASET --tokenizer=remi
+A text's cluster (data_prep.cluster) stands as one token before the piece; a dataset without texts trains without it.
+
+Command:   python -m data_prep.midi --input=MIDI --output=DATASET --tokenizer=amt_events --descriptions=FILE
+           python -m data_prep.encode --dataset=DATASET --encoder=tfidf
+           python -m data_prep.cluster --dataset=DATASET
            python -m amt_jax.train --config=amt_semantic --config.dataset=DATASET --run=RUN
 Hardware:  one GPU with 24 GB or more; on a smaller one --config.batch_size=4 --config.accumulation=8.
 Expected:  24.0 M parameters with 419 ids. Its 3,125 steps have not been measured yet; 30 steps of one row of 256 tokens
@@ -30,6 +34,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.d_ff = 1024
     config.model.remat = False
 
+    config.conditions = ConfigDict({"semantic": config.conditions.semantic})
     config.optimizer.learning_rate = 1e-4
     config.optimizer.warmup = 1000 / config.steps  # a shorter run warms up in proportion
     return config

@@ -10,7 +10,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from amt_jax import storage
+from amt_jax.data import captions
 from amt_jax.data.card import Card, Shard, file_sha256
+from amt_jax.data.conditions import TEXT
 from amt_jax.errors import UserError
 
 
@@ -31,6 +33,9 @@ def open_dataset(folder: str, splits: Sequence[str]) -> tuple[Card, Path]:
     if not all(_is_whole(shard, copy) for shard in shards):
         with storage.lock(copy, wait=True):  # Another process may be fetching them, or just have done so.
             fetch_shards(shards, source, copy)
+    if TEXT in card.conditions:
+        with storage.lock(copy, wait=True):
+            fetch_texts(source / captions.FOLDER, copy / captions.FOLDER)
     return card, copy
 
 
@@ -48,6 +53,15 @@ def fetch_shards(shards: Sequence[Shard], source: os.PathLike, copy: Path) -> No
             fetch(source / name, copy / name, shard.sha256 if name == shard.file else None)
 
 
+def fetch_texts(source: os.PathLike, copy: Path) -> None:
+    """Downloads what of a table of captions is not in `copy` or differs there."""
+    copy.mkdir(exist_ok=True)
+    fetch(source / captions.CARD, copy / captions.CARD)
+    for name, sha256 in captions.read_card(copy).files.items():
+        if not (copy / name).exists() or file_sha256(copy / name) != sha256:
+            fetch(source / name, copy / name, sha256)
+
+
 def _is_whole(shard: Shard, folder: Path) -> bool:
     path = folder / shard.file
     return (folder / shard.lengths_file).exists() and path.exists() and file_sha256(path) == shard.sha256
@@ -59,7 +73,5 @@ def fetch(source: os.PathLike, target: Path, sha256: str | None = None) -> None:
     with storage.reaching(source):
         storage.file_system(source).get_file(os.fspath(source), str(part))
     if sha256 and file_sha256(part) != sha256:
-        raise UserError(
-            f"shard {source} is damaged (sha256 differs); copy it there again, or prepare it in a new folder"
-        )
+        raise UserError(f"{source} is damaged (sha256 differs); copy it there again, or prepare it in a new folder")
     os.replace(part, target)

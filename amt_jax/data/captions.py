@@ -73,6 +73,14 @@ class TextCard:
         storage.write_text(folder / CARD, json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n")
 
 
+def read_card(folder: Path) -> TextCard:
+    """What the table in `folder` holds; UserError if a newer program wrote it."""
+    data = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    if data.get("schema", 0) > SCHEMA:
+        raise UserError(f"{folder / CARD} has schema {data['schema']}, this program knows {SCHEMA}; update amt_jax")
+    return TextCard(**data)
+
+
 def read_captions(folder: Path) -> tuple[Caption, ...]:
     """The captions of the table in `folder`, in order."""
     lines = (folder / FILE).read_text(encoding="utf-8").splitlines()
@@ -103,13 +111,7 @@ class CaptionTable:
         """Opens the table in `folder`; UserError if there is none, or it is damaged or newer."""
         folder = Path(folder)
         try:
-            data = json.loads((folder / CARD).read_text(encoding="utf-8"))
-            if data.get("schema", 0) > SCHEMA:
-                raise UserError(
-                    f"{folder / CARD} has schema {data['schema']}, this program knows {SCHEMA}; update amt_jax"
-                )
-            card = TextCard(**data)
-            captions = read_captions(folder)
+            card, captions = read_card(folder), read_captions(folder)
         except FileNotFoundError as error:
             raise UserError(
                 f"no {error.filename}: the captions are not encoded; run python -m data_prep.encode --dataset=…"

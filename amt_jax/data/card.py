@@ -91,6 +91,11 @@ class Vocabulary:
         """Elements of a vector, null's included."""
         return 1 + (self.width if self.kind == "text" else len(self.knots or self.values))
 
+    @property
+    def meaning(self) -> tuple:
+        """What the elements of a vector stand for."""
+        return self.kind, self.values, self.knots, self.digest, self.length
+
     def id(self, name: str | None) -> int:
         """Id of `name`; 0 for None, OTHER's for a name not listed, 0 if there is no OTHER."""
         if name in self.values:

@@ -270,7 +270,7 @@ def has_checkpoint(run: RunFolder) -> bool:
 def check_resumable(run: RunFolder, config: TrainConfig, card: Card, allowed: bool) -> None:
     """Raises UserError if the run began with another vocabulary, or another config or data and that is not allowed."""
     if run.card.spec != card.spec or any(
-        run.card.conditions[name].values != card.conditions[name].values
+        run.card.conditions[name].meaning != card.conditions[name].meaning
         for name in config.conditions
         if name in run.card.conditions and name in card.conditions
     ):

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from amt_jax import __version__, storage
 from amt_jax.data import card as cards
+from amt_jax.data.cache import folder_for
 from amt_jax.data.card import Card
 from amt_jax.data.conditions import TEXT
 from amt_jax.errors import UserError
@@ -60,11 +61,7 @@ class RunFolder:
         (self.path / TOKENIZER).write_bytes(tokenizer.read_bytes())
         card.save(self.path)
         if TEXT in card.conditions:
-            source = storage.open_folder(config.dataset) / TEXT
-            self.text_path.mkdir(exist_ok=True)
-            for name in TEXT_FILES:
-                if (source / name).exists():
-                    (self.text_path / name).write_bytes((source / name).read_bytes())
+            _copy_texts(storage.open_folder(config.dataset) / TEXT, self.path / TEXT)
         self.metrics_path.unlink(missing_ok=True)
         epath.Path(self.tensorboard_path).rmtree(missing_ok=True)
 
@@ -135,10 +132,19 @@ class RunFolder:
             (Path(here) / TOKENIZER).write_bytes((self.path / TOKENIZER).read_bytes())
             return SymbolicTokenizer.load(here)
 
-    @property
+    @functools.cached_property
     def text_path(self) -> Path:
-        """What of the dataset's texts is needed to understand others: their encoder, their clusters, the captions."""
-        return self.path / TEXT
+        """What of the dataset's texts is needed to understand others: their encoder, their clusters, the captions.
+
+        Of a run in an object store it is a copy on this machine.
+        """
+        if not storage.is_remote(self.path):
+            return self.path / TEXT
+        copy = folder_for("texts", os.fspath(self.path))
+        copy.mkdir(parents=True, exist_ok=True)
+        with storage.lock(copy, wait=True):
+            _copy_texts(self.path / TEXT, copy)
+        return copy
 
     @property
     def metrics_path(self) -> Path:
@@ -192,3 +198,10 @@ class RunFolder:
             return config, checkpoints.load_params(int(chosen), like, averaged=self.config.ema > 0)
         finally:
             checkpoints.close()
+
+
+def _copy_texts(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    for name in TEXT_FILES:
+        if (source / name).exists():
+            (target / name).write_bytes((source / name).read_bytes())
