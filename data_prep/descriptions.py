@@ -12,7 +12,7 @@ from amt_jax.data.card import Vocabulary
 from amt_jax.errors import UserError
 from data_prep.metadata import source_name
 from data_prep.outcome import Outcome
-from data_prep.rows import read_rows, require_columns
+from data_prep.rows import numbered_rows, require_columns
 
 LABELS = ("genre", "mood", "instruments")
 NUMBERS = ("tempo", "density")
@@ -27,7 +27,7 @@ def read(file: str, folder: str) -> dict[str, dict[str, Any]]:
     Raises UserError at a line that is none.
     """
     found = {}
-    for number, row in enumerate(read_rows(file), 1):
+    for number, row in numbered_rows(file):
         require_columns(file, row, ["path"])
         try:
             found[source_name(str(row["path"]), folder)] = _conditions(row)
