@@ -116,7 +116,7 @@ def collect(dataset: Path, card: Card) -> tuple[list[Caption], int]:
 
     from amt_jax.data.captions import Caption
     from amt_jax.data.record import Record
-    from data_prep import shards
+    from data_prep.dataset import shards
 
     found: dict[str, Caption] = {}
     empty = 0
