@@ -89,7 +89,7 @@ def make_orders(card: Card, tokenizer: SymbolicTokenizer, values: Mapping[str, A
     for name in values:
         if name in TOLD and name not in known:
             others = (
-                f"it knows {', '.join(card.conditions)}" if card.conditions else "it was trained without any conditions"
+                f"it knows {', '.join(card.conditions)}" if card.conditions else "it was trained without conditions"
             )
             raise UserError(f"this model was not trained with {name}: {others}")
         if name not in known:
