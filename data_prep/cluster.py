@@ -59,9 +59,12 @@ def main() -> int:
 
 def fit(pooled: np.ndarray, ks: Sequence[int], seed: int, digest: str) -> Clusters:
     """Clusters of vectors for the K with the best silhouette; UserError if there are too few to divide. [N, D]"""
-    from sklearn.cluster import KMeans
-    from sklearn.metrics import silhouette_score
-    from threadpoolctl import threadpool_limits
+    try:
+        from sklearn.cluster import KMeans
+        from sklearn.metrics import silhouette_score
+        from threadpoolctl import threadpool_limits
+    except ImportError as error:
+        raise UserError(f"clustering needs {error.name}: pip install 'amt_jax[words]'") from None
     from tqdm import tqdm
 
     from amt_jax.text.clusters import Clusters, normalise

@@ -36,10 +36,10 @@ def main() -> int:
         from data_prep import pairing
     except ModuleNotFoundError as error:
         raise UserError(f"pairing needs {error.name}: pip install 'amt_jax[words]'") from None
-    from data_prep import jsonl
+    from data_prep.rows import read_objects
 
-    files = jsonl.read(args.metadata, ["path", "title", "artist"])
-    texts = jsonl.read(args.texts, ["text"])
+    files = read_objects(args.metadata, ["path", "title", "artist"])
+    texts = read_objects(args.texts, ["text"])
     if args.input:
         _check_files(files, args.metadata, args.input)
     limits = pairing.Thresholds(args.min_title, args.min_artist, args.max_seconds, args.min_confidence)

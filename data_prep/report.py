@@ -36,14 +36,14 @@ Row = Mapping[str, Any]
 
 def main() -> int:
     args = _parser().parse_args()
-    from data_prep import jsonl
+    from data_prep.rows import read_objects
 
-    files = jsonl.read(args.metadata, ["path", "title", "artist"])
+    files = read_objects(args.metadata, ["path", "title", "artist"])
     collection = Collection(
         files,
-        {row["path"]: row for row in jsonl.read(args.descriptions, ["path"])} if args.descriptions else None,
+        {row["path"]: row for row in read_objects(args.descriptions, ["path"])} if args.descriptions else None,
         {row["midi_path"]: row for row in _read_pairs(args.pairs)} if args.pairs else None,
-        jsonl.read(args.skipped, ["path", "reason"], may_be_empty=True) if args.skipped else None,
+        read_objects(args.skipped, ["path", "reason"], may_be_empty=True) if args.skipped else None,
     )
     args.output.parent.mkdir(parents=True, exist_ok=True)
     storage.write_text(args.output, collection.to_html(Path(args.metadata).name))

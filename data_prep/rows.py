@@ -19,7 +19,7 @@ def read_rows(file: str) -> Iterator[dict[str, Any]]:
 
 
 def numbered_rows(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """`read_rows`, each with the number of the line that it ends on."""
+    """The same, each row with its line in a .jsonl file, or its number in a .csv file; from 1."""
     kind = Path(file).suffix.lower()
     if kind not in (".csv", ".jsonl"):
         raise UserError(f"cannot read {file!r}: a table is a .csv or a .jsonl file")
@@ -27,23 +27,44 @@ def numbered_rows(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
         # utf-8-sig: spreadsheets put a byte order mark in front of the first column's name.
         with open(file, encoding="utf-8-sig", newline="") as lines:
             if kind == ".csv":
-                for row in (reader := csv.DictReader(lines, strict=True)):
-                    yield reader.line_num, {column: value for column, value in row.items() if column}
+                for number, row in enumerate(csv.DictReader(lines, strict=True), 1):
+                    yield number, {column: value for column, value in row.items() if column}
                 return
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    try:
-                        row = json.loads(line)
-                    except (ValueError, RecursionError) as error:
-                        wrong = getattr(error, "msg", error)  # without json's own count of lines
-                        raise UserError(f"line {number} of {file} is not JSON ({wrong})") from None
-                    if not isinstance(row, dict):
-                        raise UserError(f"line {number} of {file} is not a JSON object")
-                    yield number, row
+                    yield number, _object(line, f"line {number} of {file}")
     except OSError as error:
         raise UserError(f"cannot read {file!r}: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read {file!r} as {kind[1:]} in UTF-8: {error}") from None
+
+
+def _object(line: str, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
+        raise UserError(f"{place} is not JSON: {getattr(error, 'msg', error)}") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{place} is not a JSON object")
+    return row
+
+
+def read_objects(file: str, texts: Collection[str], *, may_be_empty: bool = False) -> list[dict[str, Any]]:
+    """The rows of a file that another step wrote; UserError if it is empty, or a row lacks one of `texts`.
+
+    Args:
+      file: .jsonl.
+      texts: fields that have to be there and be text, if only an empty one.
+      may_be_empty: whether a file without rows is one too.
+    """
+    rows = []
+    for number, row in numbered_rows(file):
+        if missing := [field for field in texts if not isinstance(row.get(field), str)]:
+            raise UserError(f"line {number} of {file} has no text as {' and '.join(map(repr, missing))}")
+        rows.append(row)
+    if not (rows or may_be_empty):
+        raise UserError(f"{file} is empty")
+    return rows
 
 
 def require_columns(file: str, columns: Collection[str], wanted: Collection[str]) -> None:

@@ -17,8 +17,12 @@ def _field(default: Any, low: float | None, high: float | None, help: str) -> An
 class GenerationSettings:
     """How one piece is sampled; every field has its limits and its help in the metadata."""
 
-    seconds: float = _field(40.0, 0.1, 36000.0, "length of new music, in seconds; with bars, whichever ends first")
-    bars: int = _field(0, 0, 10000, "length of new music, in bars; 0 leaves it to seconds")
+    seconds: float = _field(
+        40.0, 0.1, 36000.0, "length of new music, in seconds; no limit of its own where bars are asked for"
+    )
+    bars: int = _field(
+        0, 0, 10000, "length of new music, in bars; with seconds, whichever ends first; 0 is by seconds alone"
+    )
     polyphony: int = _field(0, 0, MAX_POLYPHONY, "notes that may sound at once, drums aside; 0 is any number")
     max_tokens: int = _field(8192, 1, 65536, "stop after this many new tokens, whatever the length")
     temperature: float = _field(0.9, 0.0, 10.0, "randomness; 0 always takes the likeliest token")

@@ -32,14 +32,17 @@ class BertEncoder(Encoder):
 
         `tokenizer="tf_text"` takes tensorflow-text's, which is faster on many texts and gives the same ids.
         """
-        folder = bert.find_checkpoint(source)
-        model, config = bert.load(folder), bert.BertConfig.load(folder)
+        try:
+            folder = bert.find_checkpoint(source)
+            model, config = bert.load(folder), bert.BertConfig.load(folder)
+            reference = bert.load_tokenizer(folder, config.vocab_size)
+        except ImportError as error:
+            raise UserError(f"reading a BERT needs {error.name}: pip install 'amt_jax[words]'") from None
         if not 2 < length <= config.max_position_embeddings:
             raise UserError(f"--max-tokens={length}: {source!r} reads 3 to {config.max_position_embeddings} tokens")
         self.name = str(folder.resolve()) if folder == Path(source).expanduser() else source
         self.pooling = pooling or _pooling(folder)
         self.length, self.width = length, config.hidden_size
-        reference = bert.load_tokenizer(folder, config.vocab_size)
         self._casefold = bool(getattr(reference, "do_lower_case", False))
         self._tokenize: Callable[[Sequence[str]], list[list[int]]] = functools.partial(_tokenize, reference, length)
         if tokenizer == "tf_text":

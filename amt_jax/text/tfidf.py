@@ -53,7 +53,10 @@ class TfidfEncoder(Encoder):
 
 
 def _vectorizer(**choices: Any) -> TfidfVectorizer:
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    try:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+    except ImportError as error:
+        raise UserError(f"TF-IDF needs {error.name}: pip install 'amt_jax[words]'") from None
 
     # One letter is a word here, and may be sharp: "c# minor". Without stop words, captions are near each other by what
     # they speak of, not by how their sentences are built; pairs of words would bring those back.

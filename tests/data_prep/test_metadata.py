@@ -37,7 +37,7 @@ def test_paths_in_a_bucket_are_whole_or_relative(tmp_path, folder):
     [
         ("t.csv", "path,composer\nx,y\n", ("path", "artist", None), "no column 'artist'.*path, composer"),
         ("t.csv", "path,composer\nx,y\n", ("path", None, None), "--composer-column or --family-column"),
-        ("t.jsonl", "\n{nonsense", ("path", "composer", None), "line 2 of .* is not JSON"),
+        ("t.jsonl", "{nonsense", ("path", "composer", None), "line 1 of .* is not JSON"),
         ("t.jsonl", "[1]", ("path", "composer", None), "line 1"),
         ("t.xlsx", "", ("path", "composer", None), ".csv or a .jsonl"),
         ("t.csv", None, ("path", "composer", None), "cannot read"),

@@ -45,8 +45,9 @@ def run(folder: Path, files: list, **others: list) -> tuple[subprocess.Completed
     flags = []
     for name, rows in {"metadata": files, **others}.items():
         lines = "".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows)
-        (folder / name).write_text(json.dumps(rows) if name == "pairs" else lines, encoding="utf-8")
-        flags.append(f"--{name}={folder / name}")
+        path = folder / f"{name}.json{'' if name == 'pairs' else 'l'}"
+        path.write_text(json.dumps(rows) if name == "pairs" else lines, encoding="utf-8")
+        flags.append(f"--{name}={path}")
     page = folder / "out" / "report.html"
     command = [sys.executable, "-m", "data_prep.report", *flags, f"--output={page}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

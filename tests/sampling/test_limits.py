@@ -94,8 +94,13 @@ def test_limits_are_met(player):
         if polyphony:
             assert most <= polyphony
         crowd = max(crowd, most)
+        state = sampler.grammar.start()
+        for token in result.ids:
+            state = sampler.grammar.advance(state, token)
+        assert sampler.grammar.allowed(state)[sampler.grammar.eos]  # no note is left unfinished
         if bars:
             assert bars_of(score) == bars
+            assert state.bar < bars
         else:
             assert score.to("second").end() >= 5
     assert crowd > 4  # where nobody forbids it

@@ -163,6 +163,15 @@ def test_bert_refuses_what_it_cannot_read():
         BertEncoder("/no/such/folder")
 
 
+@pytest.mark.parametrize("package", ["sklearn", "safetensors", "transformers"])
+def test_a_missing_extra_is_named(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=rf"needs {package}.*: pip install 'amt_jax\[words\]'"):
+        TfidfEncoder.fit(CAPTIONS) if package == "sklearn" else BertEncoder(str(BERT))
+
+
 def test_a_moved_checkpoint_is_found_by_source_and_another_one_refused(tmp_path):
     here = Path(shutil.copytree(BERT, tmp_path / "here"))
     encoder = BertEncoder(str(here))
