@@ -39,8 +39,9 @@ def main(argv: list[str] | None = None) -> None:
     flags = vars(parser.parse_args(argv))
     flags["output"] = storage.local_path(flags["output"])
     place = [flags.pop(name) for name in ("coordinator", "processes", "process", "connect_timeout")]
-    if flags["count"] < 1:
-        raise UserError(f"--count is {flags['count']}; it must be at least 1")
+    for name, least in (("count", 1), ("follow", 0)):
+        if flags[name] < least:
+            raise UserError(f"--{name} is {flags[name]}; it must be at least {least}")
 
     from amt_jax.evaluation.report import NAMES
     from amt_jax.evaluation.run import evaluate_run

@@ -22,7 +22,7 @@ QUESTIONS = (
 EXAMPLES = """examples:
   python -m amt_jax.generate --run=RUN --output=music --composer=Bach --count=8 --seconds=40
   python -m amt_jax.generate --run=RUN --output=music --text="a melancholic jazz ballad with piano and saxophone"
-  python -m amt_jax.generate --run=RUN --output=music --text="a calm piece" --guide=text=4,tempo=2 --negative="drums"
+  python -m amt_jax.generate --run=RUN --output=music --text="a calm waltz" --guide=text=4,genre=2 --negative="drums"
   python -m amt_jax.generate --run=RUN --output=music --batch=descriptions.txt --variations=5
   python -m amt_jax.generate --run=RUN --output=music --prompt=mine.mid --prompt_beats=16
   python -m amt_jax.generate --run=RUN --output=music --instruments="guitar, bass, drums" --polyphony=4 --bars=8
@@ -66,7 +66,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     wish.add_argument("--instruments", metavar="NAMES", help='the only ones that may sound: "guitar, bass, drums"')
     ways = parser.add_argument_group("other ways to ask").add_mutually_exclusive_group()
-    ways.add_argument("--batch", type=Path, metavar="FILE", help="requests, one json object a line")
+    ways.add_argument(
+        "--batch", type=Path, metavar="FILE", help="requests: in a .txt file a text a line, else a json object a line"
+    )
     ways.add_argument("--interactive", action="store_true", help="answer questions, piece by piece")
     ways.add_argument("--replay", type=Path, metavar="FILE", help="make a generated MIDI file again, identically")
     how = parser.add_argument_group("how to sample")
@@ -96,6 +98,8 @@ def main() -> None:
     generator = Generator(RunFolder(args.run), args.checkpoint, max_batch=args.max_batch, mesh=mesh)
     names = ("composer", "count", "prompt", "prompt_beats", "prompt_tokens", "instruments", *WORDS, *SETTINGS)
     asked = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.text is not None and not args.text.strip():
+        print("note: the text is empty, so it asks for nothing")
     if args.style_token is not None:
         asked["semantic"] = args.style_token
     if args.replay:

@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,7 @@ def main() -> int:
 
 def encode(dataset: Path, card: Card, args: argparse.Namespace) -> None:
     """Makes or completes the table."""
-    from amt_jax.data.captions import FOLDER
+    from amt_jax.data.captions import FOLDER, contents
 
     folder, work = dataset / FOLDER, dataset / WORK
     _recover(folder, work)
@@ -75,6 +75,8 @@ def encode(dataset: Path, card: Card, args: argparse.Namespace) -> None:
         old = None
     if old and old.captions == tuple(captions):
         shutil.rmtree(work, ignore_errors=True)
+        if old.card.contents != contents(card):
+            dataclasses.replace(old.card, contents=contents(card)).save(folder)
         register(dataset)
         print(f"nothing new: {len(old)} captions are encoded by {old.card.encoder!r} in {folder}")
         return
@@ -82,7 +84,7 @@ def encode(dataset: Path, card: Card, args: argparse.Namespace) -> None:
     started = time.perf_counter()
     chunks = list(_encode(new, encoder, work))
     seconds = time.perf_counter() - started
-    _assemble(captions, old, chunks, encoder, work / "draft")
+    _assemble(captions, contents(card), old, chunks, encoder, work / "draft")
     os.replace(work / "draft", work / "ready")
     _publish(folder, work)
     register(dataset)
@@ -94,6 +96,7 @@ def register(dataset: Path) -> None:
     from amt_jax.data.captions import FOLDER, CaptionTable
     from amt_jax.data.card import Card, Vocabulary
     from amt_jax.data.conditions import SEMANTIC, TEXT
+    from amt_jax.text import clusters
 
     card, table = Card.load(dataset), CaptionTable.load(dataset / FOLDER)
     about = table.card
@@ -101,11 +104,12 @@ def register(dataset: Path) -> None:
         TEXT: Vocabulary("text", encoder=about.encoder, digest=about.digest, length=about.length, width=about.width)
     }
     if table.semantic is not None:
-        counts = [0] * (int(table.semantic.max()) + 1)
+        counts = [0] * clusters.Clusters.load(table.folder).k
         for cluster, caption in zip(table.semantic, table.captions, strict=True):
             if cluster >= 0:
                 counts[cluster] += caption.count
-        told[SEMANTIC] = Vocabulary("categorical", tuple(map(str, range(len(counts)))), tuple(counts))
+        names, digest = tuple(map(str, range(len(counts)))), about.files[clusters.FILE]
+        told[SEMANTIC] = Vocabulary("categorical", names, tuple(counts), digest=digest)
     kept = {name: each for name, each in card.conditions.items() if name not in (TEXT, SEMANTIC)}
     dataclasses.replace(card, conditions=kept | told).save(dataset)
 
@@ -198,6 +202,7 @@ def _encode(texts: Sequence[str], encoder: Encoder, work: Path) -> Iterator[tupl
 
 def _assemble(
     captions: Sequence[Caption],
+    contents: Mapping[str, str],
     old: CaptionTable | None,
     chunks: Sequence[tuple[Sequence[str], Path]],
     encoder: Encoder,
@@ -240,6 +245,7 @@ def _assemble(
         encoder=encoder.name,
         digest=encoder.digest,
         files={path.name: file_sha256(path) for path in sorted(draft.iterdir())},
+        contents=contents,
     ).save(draft)
 
 

@@ -181,6 +181,13 @@ def _show(report: Report, args: argparse.Namespace) -> None:
         print(f"  {report.missing:7} are not in {args.input} any more; what was made of them stays in the dataset")
     if report.unlisted:
         print(f"  {report.unlisted:7} have no line in {args.metadata}")
+    if report.undescribed:
+        print(f"  {report.undescribed:7} have no line in {args.descriptions}")
+    if report.strays:
+        print(f"  {report.strays:7} lines of {args.descriptions} are about files that are not in {args.input}")
+    if report.outdated:
+        print(f"  {report.outdated:7} pieces were there before; what was told of them then stays: a new --output")
+        print("          takes what is told of them now")
     hours = sum(each.seconds for each in kept) / 3600
     tokens = sum(split.tokens for split in card.splits.values())
     print(f"{tokens:,} tokens of {card.spec.vocab_size} ids, {hours:.1f} hours of music")
@@ -203,7 +210,7 @@ def _show(report: Report, args: argparse.Namespace) -> None:
         people = sum(caption["human"] for caption in captions)
         print(f"{len(captions)} captions, {people} of them by people; told of pieces too: " + _told(card))
     print("next:")
-    if captions and "text" not in card.conditions:
+    if captions and (report.added or "text" not in card.conditions):
         print(f"  python -m data_prep.encode --dataset={args.output}   # captions, to train with")
     print(f"  python -m amt_jax.train --config=configs/demo.py --config.dataset={args.output} --run=RUN")
 

@@ -42,8 +42,8 @@ def numbered_rows(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _object(line: str, place: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{place} is not JSON: {error.msg}") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
+        raise UserError(f"{place} is not JSON: {getattr(error, 'msg', error)}") from None
     if not isinstance(row, dict):
         raise UserError(f"{place} is not a JSON object")
     return row

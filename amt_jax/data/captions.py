@@ -8,14 +8,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from amt_jax import storage
-from amt_jax.data.card import file_sha256
+from amt_jax.data.card import Card, file_sha256
 from amt_jax.errors import UserError
 
 FOLDER = "text"
@@ -56,6 +56,7 @@ class TextCard:
       encoder: name of the encoder.
       digest: its digest.
       files: the table's files, name -> sha256.
+      contents: of the dataset whose captions these are, see `contents`.
     """
 
     captions: int
@@ -66,11 +67,17 @@ class TextCard:
     encoder: str
     digest: str
     files: Mapping[str, str]
+    contents: Mapping[str, str]
     schema: int = SCHEMA
 
     def save(self, folder: Path) -> None:
         """Writes text.json into `folder`, whole or not at all."""
         storage.write_text(folder / CARD, json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n")
+
+
+def contents(card: Card) -> dict[str, str]:
+    """What is in a dataset: split -> the hash of its records."""
+    return {name: split.content for name, split in card.splits.items()}
 
 
 def read_card(folder: Path) -> TextCard:
@@ -150,13 +157,10 @@ class CaptionTable:
             raise UserError(f"the caption {text[:60]!r} is not in {self.folder}; {AGAIN}")
         return self._index[text]
 
-    def require(self, texts: Iterable[str]) -> None:
-        """Raises UserError unless every one of `texts` is in the table."""
-        missing = sorted({text for text in texts if text not in self._index})
-        if missing:
-            raise UserError(
-                f"{len(missing)} captions of the dataset are not in {self.folder}, {missing[0][:60]!r} first; {AGAIN}"
-            )
+    def require(self, card: Card) -> None:
+        """Raises UserError unless it was made of all records that the dataset of `card` has now."""
+        if self.card.contents != contents(card):
+            raise UserError(f"other pieces are in the dataset than when {self.folder} was made; {AGAIN}")
 
     @property
     def lengths(self) -> np.ndarray:

@@ -67,7 +67,7 @@ class Vocabulary:
       counts: records in the dataset a value, same order.
       knots: of numbers, ascending; a number is told by how near it is to the two around it.
       encoder: of texts, the name of the encoder ...
-      digest: ... and the hash of its weights and settings;
+      digest: ... and the hash of its weights and settings; of semantic tokens, that of the clusters;
       length: the most vectors it makes of a text, each of `width` numbers.
     """
 

@@ -143,6 +143,8 @@ class Rows:
                 f"augmentation.tempo would make the {told[0]} that the model is told untrue; set it to 0, "
                 f"or leave the condition out"
             )
+        if conditions.captions:
+            conditions.captions.require(records.card)
         self.records, self.plan, self.conditions = records, plan, conditions
         self.augmentation, self.seed = augmentation, seed
         self._nothing = {name: np.stack([value] * plan.max_segments) for name, value in conditions.of_piece({}).items()}

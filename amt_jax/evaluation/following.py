@@ -79,7 +79,9 @@ def choose(records: Records, count: int, seed: int) -> list[str]:
         if len(chosen) == count:
             break
     if not chosen:
-        raise UserError("no caption of the split asks for a tempo, a mode, a density or instruments")
+        raise UserError(
+            "no caption of the split asks for a tempo, a mode, a density or instruments; --follow=0 asks for none"
+        )
     return chosen
 
 

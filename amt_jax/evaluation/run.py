@@ -94,6 +94,10 @@ def evaluate_run(
     given = load_samples(samples) if samples else None
     devices = local_mesh(mesh, run.model_config)
     generator = Generator(run, checkpoint, mesh=mesh)
+    texts, other = [], None
+    if follow and TEXT in generator.card.conditions:
+        texts = choose(records, follow, seed)
+        other = Generator(RunFolder(without_text), mesh=mesh) if without_text else None
     config, sampler, params = generator.config, generator.sampler, generator.sampler.params
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -138,11 +142,7 @@ def evaluate_run(
     )
     noise = [tokenizer.decode(ids) for ids in _generate(blind, anything, [{}] * count, "random tokens")]
 
-    following = {}
-    if follow and TEXT in names:
-        other = Generator(RunFolder(without_text), mesh=mesh) if without_text else None
-        texts = choose(records, follow, seed)
-        following = follow_texts(generator, texts, seconds=seconds, seed=seed, other=other)
+    following = follow_texts(generator, texts, seconds=seconds, seed=seed, other=other) if texts else {}
 
     sets = {
         "samples": [features(excerpt(each.score, seconds)) for each in given],

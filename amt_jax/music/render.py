@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ AUDIO_FORMATS = (".wav", ".mp3", ".flac", ".ogg")
 _GAIN_DB = 9.0  # the font is soft: a piano piece peaks near 0.25 without it
 _FONT = "TimGM6mb.sf2"  # a General MIDI font that pretty_midi's wheel carries (GPL-2: used where it lies, never copied)
 _TAIL_SECONDS = 6.0  # at most, for the last notes to ring out
+TITLE = 120  # characters
 _SILENCE = 1e-3  # -60 dB of full scale
 _BLACK_KEYS = (1, 3, 6, 8, 10)
 _TRACK_COLOURS = ("#3b6fb6", "#d1693c", "#4f9d69", "#a4508b", "#c9a227", "#4aa3a2", "#8a6d5a", "#7a7f87")
@@ -43,7 +45,10 @@ def piano_roll_png(score: Score, title: str = "", *, width: float = 13.0, height
     FigureCanvasAgg(figure)
     draw_piano_roll(figure.add_subplot(), score, title)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    with warnings.catch_warnings():
+        # What the font lacks, emoji in a title, stands there as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -54,7 +59,9 @@ def draw_piano_roll(axes: Axes, score: Score, title: str = "") -> None:
     from matplotlib.patches import Patch, Rectangle
 
     notes = Notes.of(score)
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=16)
+    # A person may have written it: too long for a line, with dollar signs that are no formula.
+    title = title if len(title) <= TITLE else f"{title[:TITLE]} ..."
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=16, parse_math=False)
     for side in ("top", "right", "left", "bottom"):
         axes.spines[side].set_visible(False)
     if not len(notes):

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from amt_jax import __version__
-from amt_jax.data.conditions import TEXT, Conditions
+from amt_jax.data.conditions import SEMANTIC, TEXT, Conditions
 from amt_jax.errors import UserError
 from amt_jax.model.params import fingerprint
 from amt_jax.music import instruments, midi
@@ -86,20 +86,25 @@ class Generator:
       mesh: the devices that share the work.
 
     Attributes:
+      card: the run's, with only those conditions that the model was trained with.
       wishes: what was understood of the texts of all orders so far.
     """
 
     def __init__(self, run: RunFolder, step: str | int = "best", *, max_batch: int = 32, mesh: MeshConfig = ONE_DEVICE):
         if max_batch < 1:
             raise UserError(f"max_batch is at least 1, not {max_batch}")
-        self.card, self.tokenizer = run.card, run.tokenizer
-        if self.tokenizer.spec != self.card.spec:
+        self.tokenizer = run.tokenizer
+        if self.tokenizer.spec != run.card.spec:
             raise UserError(f"run folder {run.path}: tokenizer.json and dataset.json do not belong together")
         devices = local_mesh(mesh, run.model_config)
         self.config, params = run.load_model(step, devices)
         self.checkpoint = fingerprint(params)
         lengths = {each.name: each.length for each in self.config.conditions}
-        self.conditions = Conditions({name: self.card.conditions[name] for name in lengths}, lengths)
+        # Of all that its dataset tells of pieces, what this model was trained with. A text is also read for its token.
+        known = {*lengths, *([TEXT] if SEMANTIC in lengths else [])}
+        conditions = {name: each for name, each in run.card.conditions.items() if name in known}
+        self.card = dataclasses.replace(run.card, conditions=conditions)
+        self.conditions = Conditions(conditions, lengths)
         self.wishes: dict[str, Wish] = {}
         self.reader = Reader(run.text_path, self.card, "Program" in self.card.spec.ranges)
         grammar = Grammar.create(self.card.spec, self.tokenizer.names)
@@ -116,7 +121,7 @@ class Generator:
     def _fulfilled(self, orders: Sequence[Order]) -> list[Order]:
         found = [self.reader.fulfil(order) for order in orders]
         self.wishes |= {order.conditions[TEXT]: wish for order, wish in found if wish}
-        return [order for order, _ in found]
+        return ordering.guided([order for order, _ in found], set(self.conditions.lengths))
 
     def generate(
         self, orders: Sequence[Order], progress: Callable[[float], None] = lambda share: None
@@ -173,19 +178,30 @@ class Generator:
         return self._piece(recipe, request, self.sampler.replay(request, bucket, row))
 
     def _request(self, order: Order) -> Request:
+        against = {}
+        if order.negative:
+            semantic = self.reader.read(order.negative).conditions.get(SEMANTIC)
+            against = {TEXT: order.negative} if TEXT in self.conditions.lengths else {SEMANTIC: semantic}
+        told = self._values(order.conditions)
+        guides = [([name for name in names if name in told], scale) for names, scale in order.guides]
         return Request(
             order.settings,
-            {name: self._value(name, value) for name, value in order.conditions.items()},
+            told,
             order.prompt,
             tuple(program for label in order.instruments for program in instruments.programs(label)) or None,
-            order.guides,
-            {TEXT: self._value(TEXT, order.negative)} if order.negative else {},
+            [each for each in guides if each[0]],
+            self._values(against),
         )
 
-    def _value(self, name: str, value: Any) -> np.ndarray:
-        if name != TEXT:
-            return self.conditions.value(name, value)
-        return self.conditions.text(*self.reader.states(value))
+    def _values(self, asked: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """What the model is told; a text that it only reads for its semantic token is not."""
+        return {
+            name: self.conditions.text(*self.reader.states(value))
+            if name == TEXT
+            else self.conditions.value(name, value)
+            for name, value in asked.items()
+            if name in self.conditions.lengths
+        }
 
     def _piece(self, recipe: Mapping[str, Any], request: Request, result: Result) -> Piece:
         ids = np.concatenate([request.prompt, result.ids])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def make_orders(card: Card, tokenizer: SymbolicTokenizer, values: Mapping[str, A
     for name in values:
         if name in TOLD and name not in known:
             others = (
-                f"it knows {', '.join(card.conditions)}" if card.conditions else "it was trained without any conditions"
+                f"it knows {', '.join(card.conditions)}" if card.conditions else "it was trained without conditions"
             )
             raise UserError(f"this model was not trained with {name}: {others}")
         if name not in known:
@@ -108,7 +108,7 @@ def make_orders(card: Card, tokenizer: SymbolicTokenizer, values: Mapping[str, A
         else:
             asked = _asked(condition, vocabulary, values.get(condition))
         choices = [choice | ({} if value is None else {condition: value}) for choice in choices for value in asked]
-    guide = _guide(values.get("guide"), {name for choice in choices for name in choice})
+    guide = _guide(values.get("guide"))
     negative = _negative(card, values.get("negative"), settings, guide)
     prompt, prompt_name = _read_prompt(tokenizer, *(values.get(name) for name in PROMPT))
     return [
@@ -117,13 +117,27 @@ def make_orders(card: Card, tokenizer: SymbolicTokenizer, values: Mapping[str, A
             choice,
             prompt,
             prompt_name,
-            {name: scale for name, scale in guide.items() if name in choice},
+            guide,
             negative,
             played,
         )
         for choice in choices
         for index in range(count)
     ]
+
+
+def guided(orders: Sequence[Order], told: Set[str]) -> list[Order]:
+    """The orders, each guided by those conditions that it asks for, of all that the model is told.
+
+    UserError if an order's guide names one that none of them asks for.
+    """
+    asked = {name for order in orders for name in order.conditions if name in told}
+    for name in dict.fromkeys(name for order in orders for name in order.guide):
+        if name not in asked:
+            known = f"asked for: {', '.join(sorted(asked))}" if asked else "nothing is asked for"
+            raise UserError(f"guide: nothing is asked of {near(name, sorted(asked))}; {known}")
+    kept = ({name: scale for name, scale in order.guide.items() if name in order.conditions} for order in orders)
+    return [dataclasses.replace(order, guide=guide) for order, guide in zip(orders, kept, strict=True)]
 
 
 def read_batch(
@@ -199,8 +213,8 @@ def _number(name: str, asked: Any) -> float:
     return float(asked)
 
 
-def _guide(asked: Any, conditions: set[str]) -> dict[str, float]:
-    """Scales by the names of conditions that are asked for."""
+def _guide(asked: Any) -> dict[str, float]:
+    """Scales by the names of conditions."""
     if asked in (None, "", {}):
         return {}
     if isinstance(asked, str):
@@ -212,9 +226,6 @@ def _guide(asked: Any, conditions: set[str]) -> dict[str, float]:
         raise UserError(f'guide is like {{"text": 4, "composer": 2}}, not {asked!r}')
     found = {}
     for name, scale in asked.items():
-        if name not in conditions:
-            known = f"asked for: {', '.join(sorted(conditions))}" if conditions else "nothing is asked for"
-            raise UserError(f"guide: nothing is asked of {near(name, sorted(conditions))}; {known}")
         found[name] = _number(f"guide {name}", scale)
         if not SCALES["low"] <= found[name] <= SCALES["high"]:
             raise UserError(f"guide {name} is between {SCALES['low']:g} and {SCALES['high']:g}, not {found[name]:g}")
@@ -241,7 +252,8 @@ def _spoken(condition: str, value: Any) -> str:
 
 
 def _value(condition: str, vocabulary: Vocabulary, name: str) -> str | None:
-    if not name.isdecimal() or _is_value(vocabulary, name):
+    # Semantic tokens are called by numbers from 0 on: there none is the id of another.
+    if not name.isdecimal() or _is_value(vocabulary, name) or condition == SEMANTIC:
         return vocabulary.find(condition, name)
     if int(name) >= vocabulary.size:
         raise UserError(f"{condition} {name} is unknown; this model's are 0 (none) to {vocabulary.size - 1}")

@@ -65,7 +65,9 @@ class Request:
         A single one if there is nothing to guide.
         """
         guides = self.guides or [(tuple(self.conditions), self.settings.guidance)]
-        if not self.conditions or (not self.against and not self.guides and self.settings.guidance == 1):
+        if not (self.conditions or self.against) or (
+            not self.against and not self.guides and self.settings.guidance == 1
+        ):
             return [(self.conditions, 1.0)]
         return [
             (self.against, 0.0),

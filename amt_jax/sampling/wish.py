@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from amt_jax.text.understanding import Understanding
 
 NEAREST = 3
+SHOWN = 200  # characters of a text
 LABELS = {"genre": understanding.GENRE, "mood": understanding.MOOD, INSTRUMENTS: understanding.INSTRUMENT}
 
 
@@ -47,7 +48,8 @@ class Wish:
     def lines(self) -> list[str]:
         """For people."""
         found = self.understanding
-        lines = [f'text: "{found.text}"', f"keywords: {', '.join(found.keywords) or 'none'}"]
+        text = found.text if len(found.text) <= SHOWN else f"{found.text[:SHOWN]} ..."
+        lines = [f'text: "{text}"', f"keywords: {', '.join(found.keywords) or 'none'}"]
         for name, label in LABELS.items():
             named = [
                 f"{'no ' if each.negated else ''}{each.value} ({each.confidence:.2f})"

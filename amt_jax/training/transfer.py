@@ -61,7 +61,9 @@ def _match(fresh: Any, old: Any, new_values: Vocabulary, old_values: Vocabulary 
         return table
     old = np.asarray(old)
     table[0] = old[0]
-    if (old_values.digest, old_values.knots) == (new_values.digest, new_values.knots) and not new_values.values:
+    if (old_values.digest, old_values.knots) != (new_values.digest, new_values.knots):
+        return table
+    if not new_values.values:
         return old
     for value in new_values.values:
         if value in old_values.values:

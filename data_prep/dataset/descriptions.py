@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,11 +13,13 @@ from amt_jax.data.card import Vocabulary
 from amt_jax.errors import UserError
 from data_prep.dataset.metadata import source_name
 from data_prep.dataset.outcome import Outcome
-from data_prep.rows import numbered_rows, require_columns
+from data_prep.rows import numbered_rows
 
 LABELS = ("genre", "mood", "instruments")
 NUMBERS = ("tempo", "density")
 CAPTION = {"text": str, "human": bool, "names_key": bool}
+# What a line may have besides its path.
+KINDS = dict.fromkeys(("captions", *LABELS), list) | dict.fromkeys(NUMBERS, float)
 # A number is told by its place among so many quantiles of the training split.
 KNOTS = 17
 
@@ -28,23 +31,38 @@ def read(file: str, folder: str) -> dict[str, dict[str, Any]]:
     """
     found = {}
     for number, row in numbered_rows(file):
-        require_columns(file, row, ["path"])
         try:
-            found[source_name(str(row["path"]), folder)] = _conditions(row)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            name = source_name(_checked("path", row["path"], str), folder)
+            if name in found:
+                raise ValueError(f"{row['path']!r} was described before")
+            found[name] = _conditions(row)
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
+            wrong = f"it has no {error}" if isinstance(error, KeyError) else error
             raise UserError(
-                f"line {number} of {file} is not a description ({error}); make it with data_prep.describe"
+                f"line {number} of {file} is not a description ({wrong}); make it with data_prep.describe"
             ) from None
     return found
 
 
 def _conditions(row: Mapping[str, Any]) -> dict[str, Any]:
     """The values that a line has; what is empty is not known."""
-    captions = [{name: kind(caption[name]) for name, kind in CAPTION.items()} for caption in row.get("captions") or ()]
+    line = {name: _checked(name, row[name], kind) for name, kind in KINDS.items() if row.get(name) is not None}
+    captions = [
+        {name: _checked(name, caption[name], kind) for name, kind in CAPTION.items()}
+        for caption in line.get("captions", ())
+    ]
     values = {"text": [caption for caption in captions if caption["text"].strip()]}
-    values |= {name: sorted({str(label) for label in row.get(name) or ()}) for name in LABELS}
-    values |= {name: float(row[name]) for name in NUMBERS if row.get(name) is not None and np.isfinite(row[name])}
-    return {name: value for name, value in values.items() if value not in ([], None)}
+    values |= {name: sorted({_checked(name, label, str) for label in line.get(name, ())}) for name in LABELS}
+    values |= {name: float(line[name]) for name in NUMBERS if name in line and np.isfinite(float(line[name]))}
+    json.dumps(values, ensure_ascii=False).encode()  # raises at half a character, which no file can hold
+    return {name: value for name, value in values.items() if value != []}
+
+
+def _checked(name: str, value: Any, kind: type) -> Any:
+    """A value of that very kind, or a whole number for a number; TypeError if it is not."""
+    if type(value) is not kind and (type(value), kind) != (int, float):
+        raise TypeError(f"{name} is {str(value)[:40]!r}")
+    return value
 
 
 def vocabularies(kept: Sequence[Outcome], known: Mapping[str, Vocabulary], min_count: int) -> dict[str, Vocabulary]:

@@ -68,6 +68,9 @@ class Report:
       added: pieces that are new in the dataset.
       missing: files of the dataset that are not in the input any more.
       unlisted: input files without a line in the metadata.
+      undescribed: input files without a description, if there are descriptions.
+      strays: descriptions of files that are not in the input.
+      outdated: pieces that were in the dataset before, and whose description says something else now.
       unreadable: folders that could not be looked into.
     """
 
@@ -77,6 +80,9 @@ class Report:
     added: int
     missing: int
     unlisted: int
+    undescribed: int
+    strays: int
+    outdated: int
     unreadable: tuple[str, ...]
 
 
@@ -142,6 +148,11 @@ def prepare(
         added=len(_added(outcomes, old)),
         missing=len({each.source for each in outcomes} - here),
         unlisted=len(here - listed),
+        undescribed=len(here - set(descriptions)) if descriptions else 0,
+        strays=len(set(descriptions or ()) - here),
+        outdated=sum(
+            each.kept and each.conditions != (descriptions or {}).get(each.source, each.conditions) for each in old
+        ),
         unreadable=found.unreadable,
     )
 
