@@ -36,7 +36,7 @@ def main() -> None:
     run_module("data_prep.collect", f"--input={midi}", f"--output={about}")
     run_module("data_prep.describe", f"--metadata={table}", f"--output={descriptions}")
     run_module("data_prep.midi", f"--input={midi}", f"--output={dataset}", f"--descriptions={descriptions}")
-    run_module("data_prep.encode", f"--dataset={dataset}", "--encoder=tfidf")
+    run_module("data_prep.encode", f"--dataset={dataset}")
     run_module("amt_jax.train", "--config=demo", f"--config.dataset={dataset}", f"--run={run}")
     run_module("amt_jax.generate", f"--run={run}", f"--output={music}", f"--seconds={SECONDS}", *wishes(dataset))
     run_module("amt_jax.generate", f"--run={run}", f"--output={place / 'wish'}", f"--text={TEXT}", "--guidance=2")
