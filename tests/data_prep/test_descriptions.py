@@ -152,7 +152,9 @@ def test_knots_are_of_the_training_split_and_stay():
     found = descriptions.vocabularies([*train, *others, outcome(200, tempo=5.0)], known, 10)
     assert found == known
     same = [outcome(n, tempo=120.0, density=n % 2 + 1.0) for n in range(9)]
-    assert descriptions.vocabularies(same, {}, 1) == {"density": Vocabulary("scalar", knots=(1.0, 1.5, 2.0))}  # 120 alone says nothing
+    assert descriptions.vocabularies(same, {}, 1) == {
+        "density": Vocabulary("scalar", knots=(1.0, 1.5, 2.0))
+    }  # 120 alone says nothing
     assert descriptions.vocabularies(others, {}, 1) == {}
 
 
@@ -192,9 +194,7 @@ def music(tmp_path_factory) -> Path:
 def conditions_of(dataset: Path) -> dict[str, dict]:
     """Source -> what its record says."""
     card = Card.load(dataset)
-    records = (
-        Record.from_bytes(data) for split in card.splits.values() for data in shards.read(dataset, split.shards)
-    )
+    records = (Record.from_bytes(data) for split in card.splits.values() for data in shards.read(dataset, split.shards))
     return {record.source: dict(record.conditions) for record in records}
 
 
