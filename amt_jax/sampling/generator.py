@@ -104,7 +104,7 @@ class Generator:
         known = {*lengths, *([TEXT] if SEMANTIC in lengths else [])}
         conditions = {name: each for name, each in card.conditions.items() if name in known}
         self.card = dataclasses.replace(card, conditions=conditions)
-        self.conditions = Conditions(conditions, lengths)
+        self.conditions = Conditions({name: conditions[name] for name in lengths}, lengths)
         self.wishes: dict[str, Wish] = {}
         self.reader = Reader(run.text_path, self.card, "Program" in self.card.spec.ranges)
         grammar = Grammar.create(self.card.spec, self.tokenizer.names)

@@ -11,15 +11,12 @@ import pytest
 
 from amt_jax.data.card import Card, Vocabulary
 from amt_jax.errors import UserError
-from amt_jax.model.params import init_params
-from amt_jax.training.checkpoint import Checkpoints
-from amt_jax.training.config import transformer_config
 from amt_jax.training.loop import train
 from amt_jax.training.run_folder import RunFolder
-from amt_jax.training.step import TrainState
 from amt_jax.training.transfer import transfer
 from data_prep import cluster, encode
 from tests.captioned import caption, write_captioned
+from tests.untrained import fresh_params, save_run
 
 TEXTS = ("a slow waltz", "a fast reel", "a reel for fiddle", "an air", "slow air for harp", "a happy jig")
 SMALL = {"model.num_layers": 1, "augmentation.transpose": 0, "steps": 1, "validate_every": 1, "save_every": 1}
@@ -47,22 +44,6 @@ def configure(make_config, words):
         return dataclasses.replace(config, conditions={name: config.conditions[name] for name in names})
 
     return make
-
-
-def fresh_params(config, card, seed):
-    params = jax.jit(lambda key: init_params(transformer_config(config, card), key))(jax.random.key(seed))
-    return jax.tree.map(np.asarray, params)
-
-
-def save_run(path, config, card, seed=0) -> RunFolder:
-    """A run whose weights are fresh ones."""
-    run = RunFolder(path)
-    run.create(config, card)
-    checkpoints = Checkpoints(run.checkpoints_path, keep=1)
-    checkpoints.save(TrainState(fresh_params(config, card, seed), {"none": np.zeros(1)}, np.int32(1)), 0, 3.0)
-    checkpoints.wait()
-    checkpoints.close()
-    return run
 
 
 def leaves(params):
