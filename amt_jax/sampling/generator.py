@@ -93,8 +93,8 @@ class Generator:
     def __init__(self, run: RunFolder, step: str | int = "best", *, max_batch: int = 32, mesh: MeshConfig = ONE_DEVICE):
         if max_batch < 1:
             raise UserError(f"max_batch is at least 1, not {max_batch}")
-        self.tokenizer = run.tokenizer
-        if self.tokenizer.spec != run.card.spec:
+        card, self.tokenizer = run.card, run.tokenizer
+        if self.tokenizer.spec != card.spec:
             raise UserError(f"run folder {run.path}: tokenizer.json and dataset.json do not belong together")
         devices = local_mesh(mesh, run.model_config)
         self.config, params = run.load_model(step, devices)
@@ -102,9 +102,9 @@ class Generator:
         lengths = {each.name: each.length for each in self.config.conditions}
         # Of all that its dataset tells of pieces, what this model was trained with. A text is also read for its token.
         known = {*lengths, *([TEXT] if SEMANTIC in lengths else [])}
-        conditions = {name: each for name, each in run.card.conditions.items() if name in known}
-        self.card = dataclasses.replace(run.card, conditions=conditions)
-        self.conditions = Conditions(conditions, lengths)
+        conditions = {name: each for name, each in card.conditions.items() if name in known}
+        self.card = dataclasses.replace(card, conditions=conditions)
+        self.conditions = Conditions({name: conditions[name] for name in lengths}, lengths)
         self.wishes: dict[str, Wish] = {}
         self.reader = Reader(run.text_path, self.card, "Program" in self.card.spec.ranges)
         grammar = Grammar.create(self.card.spec, self.tokenizer.names)

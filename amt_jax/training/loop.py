@@ -269,11 +269,11 @@ def has_checkpoint(run: RunFolder) -> bool:
 
 def check_resumable(run: RunFolder, config: TrainConfig, card: Card, allowed: bool) -> None:
     """Raises UserError if the run began with another vocabulary, or another config or data and that is not allowed."""
-    if run.card.spec != card.spec or any(
-        run.card.conditions[name].meaning != card.conditions[name].meaning
-        for name in config.conditions
-        if name in run.card.conditions and name in card.conditions
-    ):
+
+    def told(config: TrainConfig, card: Card) -> dict[str, tuple]:
+        return {name: card.conditions[name].meaning for name in config.conditions if name in card.conditions}
+
+    if run.card.spec != card.spec or told(run.config, run.card) != told(config, card):
         raise UserError(
             f"dataset {config.dataset} has other tokens or conditions than {run.path} was made with; "
             f"start a new run from its weights: --run=NEW --config.init={run.path}"

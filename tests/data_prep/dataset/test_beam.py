@@ -24,6 +24,7 @@ from data_prep.dataset.outcome import read
 from data_prep.dataset.preparation import prepare
 from data_prep.dataset.settings import Settings
 from data_prep.dataset.staging import Staging
+from tests.captioned import caption
 from tests.music_files import tune, write
 
 pytestmark = pytest.mark.heavy
@@ -91,6 +92,35 @@ def test_beam_makes_the_bytes_of_the_local_runner(music, tmp_path, options):
     assert {"duplicate", "unreadable", "not a MIDI file"} <= found.card.skipped.keys()
     assert not prepare(str(music), tmp_path / "beam", SETTINGS, make_runner=by_beam(options)).changed
     assert content(tmp_path / "beam") == content(tmp_path / "local")
+
+
+def test_beam_makes_the_same_of_descriptions(music, tmp_path):
+    """Also of those that are in the dataset and of those that come later."""
+    told = {
+        f"{name}/{index}.mid": {
+            "text": [caption(f"tune {index}, ♭ by {name}", human=index % 2 == 0)],
+            "genre": [("folk", "jazz")[index % 2]],
+            "instruments": ["flute", "piano"],
+            "tempo": 60.0 + index,
+        }
+        for index in range(12)
+        for name in ("Bach", "Ödön", "Zoë")
+    }
+    runners = {"local": Local, "beam": by_beam()}
+    settings = Settings(tokenizer="remi_multitrack", valid=0.2, test=0.2, min_count=4)
+    (tmp_path / "in").mkdir()
+    for round_, names in enumerate((("Bach", "z"), ("Ödön", "Zoë"))):
+        for name in names:
+            (tmp_path / "in" / name).symlink_to(music / name)
+        for runner, make_runner in runners.items():
+            prepare(str(tmp_path / "in"), tmp_path / runner, settings, descriptions=told, make_runner=make_runner)
+        assert content(tmp_path / "beam") == content(tmp_path / "local"), round_
+    card = Card.load(tmp_path / "beam")
+    assert card.conditions["genre"].values == ("folk", "jazz")
+    assert len(card.conditions["tempo"].knots) > 2
+    kept = [row for row in read(tmp_path / "beam") if row.kept and row.source in told]
+    assert len(kept) > 8
+    assert all(dict(row.conditions) == told[row.source] for row in kept)
 
 
 def survey(folder: Path, dataset: Path, old, make_runner):
