@@ -23,7 +23,7 @@ from data_prep.dataset.settings import Settings
 from tests.captioned import caption
 from tests.music_files import tune, write
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SETTINGS = Settings(valid=0.2, test=0.2, min_count=2)
 
 texts = st.text(max_size=8)
