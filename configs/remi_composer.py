@@ -57,15 +57,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.optimizer.layer_decay = 1.0  # factor on the learning rate from each layer to the one below
 
     # Ways in: add to each token's embedding, prefix (a slot before the piece), cross (attended to in every layer); a
-    # factor on the embedding; the probability of null, a piece and step. What the dataset lacks is left out.
+    # factor on the embedding, small where several are added to the tokens' own; the probability of null, a piece and
+    # step. What the dataset lacks is left out.
     config.conditions = ConfigDict()
     for name, way, scale, dropout in (
         ("composer", "add", 0.25, 0.6),
-        ("genre", "add", 1.0, 0.3),
-        ("mood", "add", 1.0, 0.3),
-        ("instruments", "add", 1.0, 0.3),
-        ("tempo", "add", 1.0, 0.3),
-        ("density", "add", 1.0, 0.3),
+        ("genre", "add", 0.25, 0.3),
+        ("mood", "add", 0.25, 0.3),
+        ("instruments", "add", 0.25, 0.3),
+        ("tempo", "add", 0.25, 0.3),
+        ("density", "add", 0.25, 0.3),
         ("text", "cross", 1.0, 0.2),
         ("semantic", "prefix", 1.0, 0.2),
     ):
