@@ -13,6 +13,7 @@ from amt_jax.errors import UserError, run_command
 
 PIECES = 8
 SECONDS = 30
+TEXT = "a calm piece in a minor key with few notes"
 
 
 def main() -> None:
@@ -28,12 +29,17 @@ def main() -> None:
     midi = args.midi or args.output / "midi"
     # One's own files go into folders of their own: a run belongs to its dataset.
     place = args.output / "own" if args.midi else args.output
-    dataset, run, music, report = (place / name for name in ("dataset", "run", "music", "report"))
+    about, dataset, run, music, report = (place / name for name in ("about", "dataset", "run", "music", "report"))
     if not args.midi:
         run_module("data_prep.corpus", f"--output={midi}")
-    run_module("data_prep.midi", f"--input={midi}", f"--output={dataset}")
+    table, descriptions = about / "midi_metadata.jsonl", about / "descriptions.jsonl"
+    run_module("data_prep.collect", f"--input={midi}", f"--output={about}")
+    run_module("data_prep.describe", f"--metadata={table}", f"--output={descriptions}")
+    run_module("data_prep.midi", f"--input={midi}", f"--output={dataset}", f"--descriptions={descriptions}")
+    run_module("data_prep.encode", f"--dataset={dataset}")
     run_module("amt_jax.train", "--config=demo", f"--config.dataset={dataset}", f"--run={run}")
     run_module("amt_jax.generate", f"--run={run}", f"--output={music}", f"--seconds={SECONDS}", *wishes(dataset))
+    run_module("amt_jax.generate", f"--run={run}", f"--output={place / 'wish'}", f"--text={TEXT}", "--guidance=2")
     run_module("amt_jax.evaluate", f"--run={run}", f"--samples={music}", f"--output={report}")
     minutes = (time.perf_counter() - begin) / 60
     longer = (
@@ -42,6 +48,7 @@ def main() -> None:
     print(f"""
 Done in {minutes:.1f} minutes. Here is
   the music       {music}/   (.mid to open in any music program, .wav to hear, .png to see)
+  from words      {place / "wish"}/
   the report      {report}/report.html
   the model       {run}/
   the dataset     {dataset}/

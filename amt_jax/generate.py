@@ -15,7 +15,7 @@ from amt_jax.sampling.settings import GenerationSettings
 SETTINGS = {field.name: field.default for field in dataclasses.fields(GenerationSettings)}
 WORDS = ("text", "negative", "guide", "genre", "mood", "tempo", "density")
 QUESTIONS = (
-    *("temperature", "top_k", "top_p", "repetition_penalty", "prompt", "prompt_tokens", "composer", "guidance"),
+    *("text", "temperature", "top_k", "top_p", "repetition_penalty", "prompt", "prompt_tokens", "composer", "guidance"),
     *("seconds", "seed"),
 )
 
@@ -175,13 +175,13 @@ def deliver(saved, args) -> None:
 
 def interact(generator, asked, args) -> None:
     """Asks for settings and makes a piece, until the person has enough."""
-    composers = generator.card.conditions.get("composer")
-    if composers:
+    known = generator.card.conditions
+    if composers := known.get("composer"):
         print("composers:", ", ".join(f"{number} {name}" for number, name in enumerate(composers.values, 1)))
     print("Enter keeps the value in brackets, none takes it back, q ends.")
-    answers = SETTINGS | {"prompt": None, "prompt_tokens": 128, "composer": None} | asked
+    answers = SETTINGS | {"prompt": None, "prompt_tokens": 128, "composer": None, "text": None} | asked
     while True:
-        left_out = {"composer", "guidance"} if not composers else set()
+        left_out = {"composer", "text"} - set(known) | (set() if known else {"guidance"})
         if asked.get("bars") and "seconds" not in asked:
             left_out.add("seconds")
         for name in QUESTIONS:

@@ -73,9 +73,9 @@ def _plain(paths: list[str]) -> float:
 
 def _prepare(folder: Path, workers: int) -> float:
     """Seconds of the whole preparation of `folder`/music."""
-    from data_prep.local import Local
-    from data_prep.preparation import prepare
-    from data_prep.settings import Settings
+    from data_prep.dataset.local import Local
+    from data_prep.dataset.preparation import prepare
+    from data_prep.dataset.settings import Settings
 
     dataset = folder / "dataset"
     start = time.perf_counter()

@@ -41,7 +41,7 @@ from amt_jax.errors import UserError, run_command
 from data_prep.flags import check_folders, positive
 
 if TYPE_CHECKING:
-    from data_prep.collector import Report
+    from data_prep.collecting.collector import Report
 
 
 def main() -> int:
@@ -54,8 +54,8 @@ def main() -> int:
     check_folders(args.input, args.output)
     # Not before: these bring numpy and symusic, and --help should not wait for them.
     from data_prep import pool
-    from data_prep.collector import collect
-    from data_prep.portrait import Making
+    from data_prep.collecting.collector import collect
+    from data_prep.collecting.portrait import Making
 
     low, high = 4, 1000
     if args.standardise_tempo and not low <= args.standardise_tempo <= high:

@@ -19,12 +19,12 @@ from amt_jax.errors import run_command
 from data_prep.flags import positive
 
 if TYPE_CHECKING:
-    from data_prep.description import Report
+    from data_prep.words.description import Report
 
 
 def main() -> int:
     args = _parser().parse_args()
-    from data_prep import description
+    from data_prep.words import description
 
     report = description.describe(
         args.metadata, args.pairs, args.input, Path(args.output), count=args.captions, seed=args.seed

@@ -1,6 +1,6 @@
 """A dataset's captions into encoder states: DATASET/text, once a unique caption.
 
-    python -m data_prep.encode --dataset=DATASET --encoder=tfidf
+    python -m data_prep.encode --dataset=DATASET
     python -m data_prep.encode --dataset=DATASET --encoder=sentence-transformers/all-MiniLM-L6-v2
 
 `tfidf` is a table of words, fitted on the captions of the train split; it needs no download. Anything else is a BERT
@@ -120,7 +120,7 @@ def collect(dataset: Path, card: Card) -> tuple[list[Caption], int]:
 
     from amt_jax.data.captions import Caption
     from amt_jax.data.record import Record
-    from data_prep import shards
+    from data_prep.dataset import shards
 
     found: dict[str, Caption] = {}
     empty = 0
@@ -300,7 +300,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m data_prep.encode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", required=True, metavar="DIR", help="dataset folder whose records have captions")
-    parser.add_argument("--encoder", required=True, metavar="NAME", help="tfidf, a name on the hub, or a folder")
+    parser.add_argument(
+        "--encoder", default=TFIDF, metavar="NAME", help="tfidf (default), a name on the hub, or a folder"
+    )
     parser.add_argument(
         "--pooling", choices=POOLINGS, help="of BERT's states to one vector (default: as it says, or mean)"
     )

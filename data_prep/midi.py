@@ -25,17 +25,18 @@ from data_prep.flags import check_folders, positive
 
 if TYPE_CHECKING:
     from amt_jax.data.card import Card
-    from data_prep.preparation import MakeRunner, Report
+    from data_prep.dataset.preparation import MakeRunner, Report
 
 
 def main() -> int:
     args = _parser().parse_args()
     # Not before: these bring numpy, symusic and MidiTok, and --help should not wait for them.
-    from data_prep import descriptions, pool
-    from data_prep.local import Local
-    from data_prep.metadata import Metadata
-    from data_prep.preparation import prepare
-    from data_prep.settings import Settings
+    from data_prep import pool
+    from data_prep.dataset import descriptions
+    from data_prep.dataset.local import Local
+    from data_prep.dataset.metadata import Metadata
+    from data_prep.dataset.preparation import prepare
+    from data_prep.dataset.settings import Settings
 
     check_folders(args.input, args.output)
     settings = Settings(
@@ -157,7 +158,7 @@ def _beam(args: argparse.Namespace, workers: int) -> MakeRunner:
     # Before Beam is imported: it would warn of what it could do elsewhere, and log each failure in hundreds of lines.
     logging.basicConfig(level=logging.CRITICAL)
     try:
-        from data_prep import beam
+        from data_prep.dataset import beam
     except ModuleNotFoundError as error:
         raise UserError(f"--runner=beam needs {error.name}: pip install 'amt_jax[beam]'") from None
     return functools.partial(beam.Beam, options=beam.parse_options(args.beam_options, workers), timeout=args.timeout)

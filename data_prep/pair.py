@@ -24,7 +24,7 @@ from amt_jax import storage
 from amt_jax.errors import UserError, run_command
 
 if TYPE_CHECKING:
-    from data_prep.pairing import Match, Thresholds, Verdict
+    from data_prep.words.pairing import Match, Thresholds, Verdict
 
 PAIRS, AMBIGUOUS, UNPAIRED = "automated_paired_data.json", "ambiguous.csv", "unpaired.csv"
 Row = Mapping[str, Any]
@@ -33,7 +33,7 @@ Row = Mapping[str, Any]
 def main() -> int:
     args = _parser().parse_args()
     try:
-        from data_prep import pairing
+        from data_prep.words import pairing
     except ModuleNotFoundError as error:
         raise UserError(f"pairing needs {error.name}: pip install 'amt_jax[words]'") from None
     from data_prep.rows import read_objects
@@ -53,7 +53,7 @@ def main() -> int:
 
 def find(files: Sequence[Row], texts: Sequence[Row], limits: Thresholds) -> list[Verdict]:
     """Finds each file's text: the one that names its path (or its source's, for a window), else by its names."""
-    from data_prep.pairing import Match, Song, Verdict, pair, seconds
+    from data_prep.words.pairing import Match, Song, Verdict, pair, seconds
 
     # The duration of a window, or at another tempo, is not the song's.
     durations = [not {"start", "original_tempo"} & row.keys() and row.get("duration") for row in files]

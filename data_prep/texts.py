@@ -25,7 +25,7 @@ from amt_jax import storage
 from amt_jax.errors import UserError, run_command
 
 if TYPE_CHECKING:
-    from data_prep.text import Missing, Text
+    from data_prep.words.text import Missing, Text
 
 SILENT = 3  # Titles in a row without an answer, one if there was none at all: then no more are asked for.
 
@@ -35,8 +35,8 @@ def main() -> int:
     _check(args)
     from tqdm import tqdm
 
-    from data_prep import fma, own_texts
-    from data_prep.text import Text
+    from data_prep.words import fma, own_texts
+    from data_prep.words.text import Text
 
     args.output.parent.mkdir(parents=True, exist_ok=True)
     found = [each for file in args.captions for each in own_texts.read(file)]
@@ -124,10 +124,10 @@ def _check(args: argparse.Namespace) -> None:
 def _wikipedia(args: argparse.Namespace) -> list[Text | Missing]:
     from tqdm import tqdm
 
-    from data_prep import wikipedia
-    from data_prep.mediawiki import NoAnswer, Wiki
     from data_prep.rows import read_rows, require_columns
-    from data_prep.text import Missing
+    from data_prep.words import wikipedia
+    from data_prep.words.mediawiki import NoAnswer, Wiki
+    from data_prep.words.text import Missing
 
     rows = list(read_rows(args.metadata))
     require_columns(args.metadata, dict.fromkeys(column for row in rows for column in row), ["title", "artist"])
@@ -169,8 +169,8 @@ def _wikipedia(args: argparse.Namespace) -> list[Text | Missing]:
 
 
 def _cleaned(found: Iterable[Text | Missing], max_words: int) -> Iterator[Text | Missing]:
-    from data_prep.prose import clean
-    from data_prep.text import Missing, Text
+    from data_prep.words.prose import clean
+    from data_prep.words.text import Missing, Text
 
     for each in found:
         if isinstance(each, Text):

@@ -347,7 +347,8 @@ KILLED = """
 import os, signal, sys
 from amt_jax import storage
 from amt_jax.errors import run_command
-from data_prep import midi, remote
+from data_prep import midi
+from data_prep.dataset import remote
 def kill(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv.pop(1) == "sent":
@@ -386,7 +387,8 @@ def test_killed_while_it_sends_it_leaves_a_dataset_and_goes_on_anywhere(store, m
 OVERTAKEN = """
 import os, subprocess, sys
 from amt_jax.errors import run_command
-from data_prep import midi, remote
+from data_prep import midi
+from data_prep.dataset import remote
 check = remote.RemoteStaging._check
 def late(self):
     environment = os.environ | {"XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"] + "/other"}

@@ -14,7 +14,7 @@ import pytest
 from symusic import Note, Score, Tempo, Track
 
 from amt_jax.music import midi
-from data_prep.outcome import read
+from data_prep.dataset.outcome import read
 from tests.music_files import tune, write
 
 ROOT = Path(__file__).parents[2]

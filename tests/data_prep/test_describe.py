@@ -8,9 +8,9 @@ import pytest
 from amt_jax.errors import UserError
 from amt_jax.music.classes import density_class, tempo_class
 from amt_jax.text.understanding import GENRE, INSTRUMENT, MOOD, understand_all
-from data_prep import eras
-from data_prep.captions import Facts, captions
-from data_prep.description import describe, unmarked_tempos
+from data_prep.words import eras
+from data_prep.words.captions import Facts, captions
+from data_prep.words.description import describe, unmarked_tempos
 from tests import music_files
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +110,7 @@ def test_captions_are_many_and_half_do_not_name_the_key(tmp_path, many):
 def test_captions_are_the_same_again_and_others_by_another_seed(tmp_path, many):
     first = run(tmp_path, many)[1]
     assert run(tmp_path, reversed(many))[1] == first == sorted(first, key=lambda each: each["path"])
-    code = "from data_prep.captions import *; print([c.text for c in captions(Facts(tempo='slow', key='C minor', "
+    code = "from data_prep.words.captions import *; print([c.text for c in captions(Facts(tempo='slow', key='C minor', "
     code += "density='dense', instruments=('piano', 'bass'), form='waltz', moods=('sad', 'somber')), 4, 'a')])"
     outputs = {
         subprocess.run(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.pairing import Song, Thresholds, pair, seconds
+from data_prep.words.pairing import Song, Thresholds, pair, seconds
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

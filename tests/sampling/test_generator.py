@@ -156,7 +156,7 @@ def test_a_prompt_with_nothing_in_its_beginning_is_refused(orders, music, tmp_pa
 
 
 def test_a_model_without_conditions_says_so(tokenizer):
-    with pytest.raises(UserError, match="without any conditions"):
+    with pytest.raises(UserError, match="without conditions"):
         make_orders(Card(tokenizer.spec, {}), tokenizer, {"composer": "Bach"})
 
 

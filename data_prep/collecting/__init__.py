@@ -1,0 +1,1 @@
+"""What each MIDI file is."""

@@ -1,0 +1,204 @@
+"""Collector: a folder of MIDI files into midi_metadata.jsonl, going on where an interrupted one stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from amt_jax.errors import UserError
+from data_prep import files, pool
+from data_prep.collecting import portrait
+from data_prep.collecting.layouts import Layout
+from data_prep.collecting.portrait import Making, Portrait
+from data_prep.table import Table
+
+METADATA, SKIPPED, MIDI = "midi_metadata.jsonl", "collect_skipped.jsonl", "midi"
+FOLDER = ".collect"
+# A row of the journal: name and stamp of a file, what was found in it as JSON.
+_COLUMNS = "name TEXT, stamp TEXT, found TEXT"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What became of a folder's files.
+
+    Attributes:
+      files: MIDI files found.
+      lines: written to the metadata, one a file or one a window.
+      identical: files with the very bytes of one before them.
+      dropped: windows with too few notes.
+      skipped: files without a line, by reason.
+      layout: where titles and artists come from.
+      unreadable: folders that could not be looked into.
+    """
+
+    files: int
+    lines: int
+    identical: int
+    dropped: int
+    skipped: Counter[str]
+    layout: str
+    unreadable: tuple[str, ...]
+
+
+def collect(
+    folder: str, output: Path, making: Making, *, workers: int = 1, timeout: float = 60.0, licence: str = ""
+) -> Report:
+    """Looks at every MIDI file under `folder`; writes midi_metadata.jsonl and collect_skipped.jsonl into `output`.
+
+    Music that `making` changes is written under `output`/midi. A second run looks only at what is new or has changed.
+    `licence` takes the place of what the collection's own table says.
+
+    Raises UserError for what the person can put right, pool.Interrupted on Ctrl-C.
+    """
+    found = files.find(folder)
+    paths: dict[str, str] = {}
+    skipped = []
+    for path in found.paths:
+        name = files.relative(path, folder)
+        if paths.setdefault(name, path) != path:
+            skipped.append({"path": name, "reason": "spelled as another file", "details": repr(path)})
+    layout = Layout(folder, list(paths))
+    # What the tables of the collection and --licence say is looked up at the end, and is not part of this.
+    configuration = json.dumps([portrait.VERSION, dataclasses.asdict(making)])
+    _claim(output, configuration)
+    journal = Table(output / FOLDER / "journal.sqlite", _COLUMNS, configuration)
+    try:
+        stamps = {name: _stamp(path) for name, path in paths.items()}
+        # Without the music that was made, what the journal keeps of it is worth nothing.
+        _forget(output, journal, stamps if (output / MIDI).exists() or not making.changes else {})
+        todo = {path: name for name, path in paths.items() if name not in journal}
+        bar = tqdm(total=len(paths), initial=len(paths) - len(todo), desc="collecting", unit="file", smoothing=0.1)
+        tasks = ((path, making) for path in todo)
+        runs = pool.run_all(
+            portrait.from_file, tasks, min(workers, len(todo)), timeout, ["data_prep.collecting.portrait"]
+        )
+        try:
+            for (path, _), result in runs if todo else ():
+                name = todo[path]
+                if isinstance(result, Portrait) and result.sha256:
+                    journal.put(name, stamps[name], json.dumps(_keep(name, result, output), ensure_ascii=False))
+                else:  # Another time it might go well.
+                    skipped.append({"path": name, "reason": result.reason, "details": result.details})
+                bar.update()
+        except KeyboardInterrupt:
+            raise pool.Interrupted(bar.n, bar.total) from None
+        finally:
+            runs.close()
+            bar.close()
+            journal.commit()
+        return _write(output, journal, sorted(paths), layout, licence, skipped, found)
+    finally:
+        journal.close()
+
+
+def _stamp(path: str) -> str:
+    """Differs when a file has changed."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _claim(output: Path, configuration: str) -> None:
+    """Makes the folder for this `configuration`; raises UserError if it holds music of another or cannot be written."""
+    mark = output / FOLDER / "making.json"
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        if (output / MIDI).exists() and (not mark.exists() or mark.read_text(encoding="utf-8") != configuration):
+            raise UserError(
+                f"{str(output / MIDI)!r} holds music made with other settings: delete it, or name another --output"
+            )
+        mark.write_text(configuration, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to {str(output)!r}: {error.strerror}") from None
+
+
+def _forget(output: Path, journal: Table, stamps: Mapping[str, str]) -> None:
+    """Removes what was made of files that are gone or have changed."""
+    for name in journal:
+        stamp, found = journal.get(name, "stamp, found")
+        if stamps.get(name) != stamp:
+            for part in json.loads(found)["parts"]:
+                if "path" in part:
+                    (output / MIDI / part["path"]).unlink(missing_ok=True)
+            journal.remove(name)
+
+
+def _keep(name: str, result: Portrait, output: Path) -> dict[str, Any]:
+    """Writes the music that was made of a file; returns what the journal keeps of it."""
+    parts = []
+    for part in result.parts:
+        made = {}
+        if part.midi:
+            # Any other suffix stays, so that no two files write to one path.
+            stem, number = name.removesuffix(".mid"), "" if part.number is None else f"_{part.number:03}"
+            made = {"path": f"{stem}{number}.mid", "family": name}
+            path = output / MIDI / made["path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(part.midi)
+        parts.append(part.facts | made)
+    return {
+        "sha256": result.sha256,
+        "parts": parts,
+        "dropped": result.dropped,
+        "reason": result.reason,
+        "details": result.details,
+    }
+
+
+def _write(
+    output: Path,
+    journal: Table,
+    names: Iterable[str],
+    layout: Layout,
+    licence: str,
+    skipped: list[dict[str, str]],
+    found: files.Found,
+) -> Report:
+    """Writes both tables from the journal, and counts."""
+    lines, dropped, identical, first = 0, 0, 0, {}
+    with _whole(output / METADATA) as metadata, _whole(output / SKIPPED) as left_out:
+        for name in names:
+            row = journal.get(name, "found")
+            if row is None:
+                continue
+            entry = json.loads(row[0])
+            dropped += entry["dropped"]
+            if not entry["parts"]:
+                reason = entry["reason"] or "too few notes in every window"
+                skipped.append({"path": name, "reason": reason, "details": entry["details"]})
+                continue
+            about = layout.line(name)
+            if licence:
+                about["licence"] = licence
+            original = first.setdefault(entry["sha256"], name)
+            identical += original != name
+            for part in entry["parts"]:
+                line = {"path": name, "sha256": entry["sha256"]} | about | part
+                if original != name:
+                    line["identical_to"] = original
+                metadata.write(json.dumps(line, ensure_ascii=False) + "\n")
+                lines += 1
+        for line in sorted(skipped, key=lambda each: each["path"]):
+            left_out.write(json.dumps(line, ensure_ascii=False) + "\n")
+    reasons = Counter(each["reason"] for each in skipped)
+    return Report(len(found.paths), lines, identical, dropped, reasons, str(layout), found.unreadable)
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Any]:
+    """A text file that appears when it is whole."""
+    part = path.with_name(f"{path.name}.part")
+    with open(part, "w", encoding="utf-8") as file:
+        yield file
+    os.replace(part, path)

@@ -1,0 +1,95 @@
+"""Descriptions: what is known in words and numbers of each file, into records and into the card's vocabularies."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from amt_jax.data.card import Vocabulary
+from amt_jax.errors import UserError
+from data_prep.dataset.metadata import source_name
+from data_prep.dataset.outcome import Outcome
+from data_prep.rows import numbered_rows
+
+LABELS = ("genre", "mood", "instruments")
+NUMBERS = ("tempo", "density")
+CAPTION = {"text": str, "human": bool, "names_key": bool}
+# What a line may have besides its path.
+KINDS = dict.fromkeys(("captions", *LABELS), list) | dict.fromkeys(NUMBERS, float)
+# A number is told by its place among so many quantiles of the training split.
+KNOTS = 17
+
+
+def read(file: str, folder: str) -> dict[str, dict[str, Any]]:
+    """What data_prep.describe wrote: by a file's name (see files.Source.name) its conditions, as in Record.
+
+    Raises UserError at a line that is none.
+    """
+    found = {}
+    for number, row in numbered_rows(file):
+        try:
+            name = source_name(_checked("path", row["path"], str), folder)
+            if name in found:
+                raise ValueError(f"{row['path']!r} was described before")
+            found[name] = _conditions(row)
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
+            wrong = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise UserError(
+                f"line {number} of {file} is not a description ({wrong}); make it with data_prep.describe"
+            ) from None
+    return found
+
+
+def _conditions(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a line has; what is empty is not known."""
+    line = {name: _checked(name, row[name], kind) for name, kind in KINDS.items() if row.get(name) is not None}
+    captions = [
+        {name: _checked(name, caption[name], kind) for name, kind in CAPTION.items()}
+        for caption in line.get("captions", ())
+    ]
+    values = {"text": [caption for caption in captions if caption["text"].strip()]}
+    values |= {name: sorted({_checked(name, label, str) for label in line.get(name, ())}) for name in LABELS}
+    values |= {name: float(line[name]) for name in NUMBERS if name in line and np.isfinite(float(line[name]))}
+    json.dumps(values, ensure_ascii=False).encode()  # raises at half a character, which no file can hold
+    return {name: value for name, value in values.items() if value != []}
+
+
+def _checked(name: str, value: Any, kind: type) -> Any:
+    """A value of that very kind, or a whole number for a number; TypeError if it is not."""
+    if type(value) is not kind and (type(value), kind) != (int, float):
+        raise TypeError(f"{name} is {str(value)[:40]!r}")
+    return value
+
+
+def vocabularies(kept: Sequence[Outcome], known: Mapping[str, Vocabulary], min_count: int) -> dict[str, Vocabulary]:
+    """The vocabularies of all that is told of the `kept` pieces; what is in the `known` ones keeps its id.
+
+    A label gets an id with `min_count` pieces. A number's knots are quantiles of the training split, as many as differ.
+    """
+    found = {}
+    for name in LABELS:
+        counts = Counter(label for each in kept for label in each.conditions.get(name, ()))
+        values = list(known[name].values) if name in known else []
+        values += sorted(label for label, count in counts.items() if count >= min_count and label not in values)
+        if values:
+            found[name] = Vocabulary("multi_label", tuple(values), tuple(counts[value] for value in values))
+    for name in NUMBERS:
+        knots = (
+            known[name].knots
+            if name in known
+            else _knots([each.conditions[name] for each in kept if each.split == "train" and name in each.conditions])
+        )
+        if len(knots) > 1:
+            found[name] = Vocabulary("scalar", knots=knots)
+    return found
+
+
+def _knots(values: Iterable[float]) -> tuple[float, ...]:
+    values = np.array(list(values))
+    if not len(values):
+        return ()
+    return tuple(sorted({round(float(each), 3) for each in np.quantile(values, np.linspace(0, 1, KNOTS))}))
