@@ -38,5 +38,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.augmentation.transpose = 0  # varied keys take longer to learn; from some 5,000 steps on 5 is better
     config.conditions.composer.scale = 1.0
     config.conditions.composer.dropout = 0.2
-    config.unconditional = 0.1
     return config

@@ -25,4 +25,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.optimizer.weight_decay = 0.1
     config.optimizer.final = 0.1
     config.augmentation.transpose = 6
+    config.unconditional = 0.1  # pieces without any condition, from which guidance leads away
     return config

@@ -27,5 +27,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.conditions = ConfigDict(kept)
     config.conditions.text.scale = 1.0
     config.conditions.text.dropout = 0.1
-    config.unconditional = 0.1
     return config
