@@ -127,8 +127,9 @@ def make(generator, orders, args) -> None:
     """Generates, saves each batch as soon as it is made, and says what was made and how fast."""
     from tqdm import tqdm
 
-    for wish in generator.wishes.values():
-        print("\n".join(wish.lines()), flush=True)
+    for text in dict.fromkeys(order.conditions.get("text") for order in orders):
+        if text in generator.wishes:
+            print("\n".join(generator.wishes[text].lines()), flush=True)
     start, saved = time.perf_counter(), []
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left"
     with tqdm(total=1.0, desc=f"composing {number_of(orders, 'piece')}", bar_format=form) as bar:
@@ -204,7 +205,8 @@ def ask(generator, name: str, current):
             raise EOFError
         if not answer:
             return current
-        value = SETTINGS.get(name) if answer == "none" else int(answer) if answer.isdecimal() else answer
+        is_number = answer.isdecimal() and name != "text"
+        value = SETTINGS.get(name) if answer == "none" else int(answer) if is_number else answer
         try:
             generator.orders({name: value})
             return value

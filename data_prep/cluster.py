@@ -210,9 +210,12 @@ def plot(clusters: Clusters, table: CaptionTable, found: Sequence[Portrait], see
 def _range(text: str) -> range:
     """ "2:10" or "6"."""
     first, _, last = text.partition(":")
-    found = range(int(first), int(last or first) + 1)
+    try:
+        found = range(int(first), int(last or first) + 1)
+    except ValueError:
+        found = range(0)
     if not found or found[0] < 2:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} should be like 2:10, from 2 on, or one number")
     return found
 
 

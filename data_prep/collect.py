@@ -132,6 +132,9 @@ def _show(report: Report, args: argparse.Namespace, made: bool) -> None:
     command = ["python", "-m", "data_prep.midi", f"--input={music}", "--output=DATASET", f"--metadata={metadata}"]
     command += ["--composer-column=artist", *(["--family-column=family"] if made else [])]
     print(f"next:\n  {shlex.join(command)}")
+    described = os.path.join(args.output, "descriptions.jsonl")
+    command = ["python", "-m", "data_prep.describe", f"--metadata={metadata}", f"--output={described}"]
+    print(f"or, if words are wanted:\n  {shlex.join(command)}")
 
 
 if __name__ == "__main__":

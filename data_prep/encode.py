@@ -291,8 +291,9 @@ def _summary(folder: Path, new: int, seconds: float) -> None:
         print(f"captions that fill --max-tokens={card.length}, so that words after that are not read: {full}")
     if silent := int((table.lengths == 0).sum()):
         print(f"captions without a word that the encoder knows, which say nothing to a model: {silent}")
-    print(f"the table is {folder}; next, if semantic tokens are wanted:")
-    print(f"  python -m data_prep.cluster --dataset={folder.parent}")
+    print(f"the table is {folder}; next:")
+    print(f"  python -m data_prep.cluster --dataset={folder.parent}   # if semantic tokens are wanted")
+    print(f"  python -m amt_jax.train --config=text_cross:small --config.dataset={folder.parent} --run=RUN")
 
 
 def _parser() -> argparse.ArgumentParser:

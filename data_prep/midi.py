@@ -3,14 +3,15 @@
     python -m data_prep.midi --input=DIR --output=DATASET
 
 Composers are the folders directly in DIR, or come from a table (--metadata). Pieces of one work share a split: files in
-one folder below the composer's, files with one value in --family-column, and near-identical music. Exact copies are
-left out. Run again, it adds what is new to the dataset and keeps every split and every composer's id. DIR and DATASET
-may lie in a bucket: gs://… or s3://….
+one folder below the composer's, files with one value in --family-column or, without it, windows of one file in
+--descriptions, and near-identical music. Exact copies are left out. Run again, it adds what is new to the dataset and
+keeps every split and every composer's id. DIR and DATASET may lie in a bucket: gs://… or s3://….
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import io
 import logging
@@ -54,6 +55,9 @@ def main() -> int:
     if args.metadata:
         metadata = Metadata.read(args.metadata, args.input, args.path_column, args.composer_column, args.family_column)
     described = descriptions.read(args.descriptions, args.input) if args.descriptions else None
+    if described and (metadata is None or metadata.families is None):
+        families = descriptions.families(args.descriptions, args.input) or None
+        metadata = dataclasses.replace(metadata or Metadata(), families=families)
     workers = args.workers or pool.usable_cores()
     if args.runner == "beam":
         make_runner = _beam(args, workers)

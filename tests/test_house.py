@@ -11,7 +11,7 @@ MAY_USE = {
     "music": {"tokens"},
     "text": {"music", "pretrained"},
     "model": set(),
-    "data": {"tokens"},
+    "data": {"tokens", "text"},
     "pretrained": set(),
     "parallel": {"model"},
     "training": {"tokens", "data", "model", "parallel"},

@@ -44,8 +44,8 @@ class Followed:
 def wanted(found: Understanding) -> dict[str, Any]:
     """What a text asks for, aspect -> class; instruments are a set."""
     aspects = {
-        "tempo": found.tempo or (tempo_class(found.bpm) if found.bpm else ""),
-        "mode": found.mode or (found.key.split()[-1] if " " in found.key else ""),
+        "tempo": found.tempo,
+        "mode": found.mode,
         "density": found.density,
         "instruments": frozenset(found.values(understanding.INSTRUMENT)),
     }

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from amt_jax.training.run_folder import RunFolder
 
-LONGEST_NAME = 80  # characters of a file's name before its seed
+LONGEST_NAME = 80  # bytes of a file's name before its seed; file systems count bytes, and take 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Piece:
     def file_name(self) -> str:
         """The name, fit for a file."""
         asked, seed = self.name.rsplit(", ", 1)
-        name = f"{asked[:LONGEST_NAME]}_{seed}".replace(", ", "_").replace(" ", "-")
+        asked = asked.encode()[:LONGEST_NAME].decode(errors="ignore")
+        name = f"{asked}_{seed}".replace(", ", "_").replace(" ", "-")
         return "".join(c if c.isalnum() or c in "-._" else "_" for c in name)
 
     def save(self, folder: Path) -> Path:

@@ -65,7 +65,8 @@ class Order:
         after = f"after {self.prompt_name}" if self.prompt_name else ""
         told = {TEXT: self.conditions[TEXT]} if TEXT in self.conditions else self.conditions
         asked = [_spoken(name, value) for name, value in told.items()]
-        return f"{' '.join(filter(None, [*asked, after])) or 'free'}, seed {self.settings.seed}"
+        name = f"{' '.join(filter(None, [*asked, after])) or 'free'}, seed {self.settings.seed}"
+        return name.encode(errors="replace").decode()  # what a shell gave in another encoding, no font can draw
 
 
 def make_orders(card: Card, tokenizer: SymbolicTokenizer, values: Mapping[str, Any]) -> list[Order]:

@@ -12,6 +12,7 @@ import numpy as np
 from amt_jax.data.captions import read_captions
 from amt_jax.data.card import Card
 from amt_jax.data.conditions import SEMANTIC, TEXT
+from amt_jax.errors import UserError
 from amt_jax.music import instruments
 from amt_jax.sampling.order import INSTRUMENTS, Order
 from amt_jax.text import understanding
@@ -35,8 +36,8 @@ class Wish:
       understanding: what it says.
       nearest: captions of the training data that are most like it, with their similarity (cosine).
       norm: length of its vector; 0 if the encoder knows none of its words.
-      conditions: what else the model is told: condition -> value, and where it comes from.
-      excluded: instruments that it says not to have.
+      conditions: what else the model is told: condition -> value; of an order, with what was said apart from the text.
+      excluded: instruments that it says not to have, if the order does not name those that may sound.
     """
 
     understanding: Understanding
@@ -136,7 +137,10 @@ class Reader:
 
     @functools.cached_property
     def _trained_with(self) -> tuple[list[str], np.ndarray]:
-        captions, vectors = read_captions(self._folder), normalise(np.load(self._folder / "pooled.npy"))
+        try:
+            captions, vectors = read_captions(self._folder), normalise(np.load(self._folder / "pooled.npy"))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"the captions in {self._folder} are damaged ({error}); copy the run again") from None
         rows = [row for row, caption in enumerate(captions) if caption.train]
         return [captions[row].text for row in rows], vectors[rows]
 
@@ -145,11 +149,16 @@ class Reader:
         if not order.conditions.get(TEXT):
             return order, None
         wish = self.read(order.conditions[TEXT])
+        said = {name: value for name, value in order.conditions.items() if name != TEXT}
+        excluded = () if order.instruments else wish.excluded
+        wish = dataclasses.replace(wish, conditions=wish.conditions | said, excluded=excluded)
         played = order.instruments
-        if wish.excluded and not played:
-            played = tuple(label for label in instruments.LABELS if label not in wish.excluded)
+        if excluded:
+            played = tuple(label for label in instruments.LABELS if label not in excluded)
         return dataclasses.replace(order, conditions=wish.conditions | order.conditions, instruments=played), wish
 
 
 def _spoken(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(value)
+    return value if isinstance(value, str) else f"{value:g}"

@@ -11,6 +11,7 @@ import numpy as np
 
 from amt_jax.data.card import Vocabulary
 from amt_jax.errors import UserError
+from data_prep.dataset.families import folder_key
 from data_prep.dataset.metadata import source_name
 from data_prep.dataset.outcome import Outcome
 from data_prep.rows import numbered_rows
@@ -42,6 +43,15 @@ def read(file: str, folder: str) -> dict[str, dict[str, Any]]:
                 f"line {number} of {file} is not a description ({wrong}); make it with data_prep.describe"
             ) from None
     return found
+
+
+def families(file: str, folder: str) -> dict[str, str]:
+    """The works that windows are of, by a file's name: the file that they were cut from, or the folder that holds it.
+
+    `file` is one that `read` takes; what it tells no family of is left out.
+    """
+    found = {source_name(row["path"], folder): row.get("family") for _, row in numbered_rows(file)}
+    return {name: folder_key(each) or each for name, each in found.items() if isinstance(each, str) and each}
 
 
 def _conditions(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from data_prep.rows import read_rows, require_columns
 class Metadata:
     """Composers and families by a file's name (see files.Source.name), None where no column tells them.
 
-    `names` are all that the table has a line for.
+    `names` are all that the table has a line for, None if there is no table.
     """
 
-    composers: Mapping[str, str] | None
-    families: Mapping[str, str] | None
-    names: frozenset[str]
+    composers: Mapping[str, str] | None = None
+    families: Mapping[str, str] | None = None
+    names: frozenset[str] | None = None
 
     @classmethod
     def read(

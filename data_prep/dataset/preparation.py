@@ -109,7 +109,7 @@ def prepare(
         raise UserError(f"--bpe={settings.bpe}: {settings.tokenizer} has {base} ids, and with BPE up to {2**16}")
     found = files.find(folder)
     here = {files.relative(path, folder) for path in found.paths}
-    listed = metadata.names if metadata else here
+    listed = here if metadata is None or metadata.names is None else metadata.names
     if here.isdisjoint(listed):
         raise UserError(f"no path in the metadata is a file of {folder!r} (such as {min(here)!r}): --path-column?")
     if descriptions is not None and here.isdisjoint(descriptions):

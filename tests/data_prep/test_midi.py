@@ -1,6 +1,8 @@
 """The command as people run it: real processes."""
 
 import contextlib
+import itertools
+import json
 import os
 import re
 import signal
@@ -164,3 +166,20 @@ def test_the_home_folder_can_be_meant(music, tmp_path, monkeypatch):
     code, out, errors = run(f"--input=~/{music.name}", f"--output={tmp_path / 'out'}", "--workers=1")
     assert code == 0, errors
     assert "pieces (" in out
+
+
+def test_windows_of_one_file_share_a_split(tmp_path):
+    """By what their descriptions say, without any other table."""
+    with open(tmp_path / "descriptions.jsonl", "w") as lines:
+        for song, window in itertools.product(range(12), range(4)):
+            name = f"Pop/{song}_{window:03}.mid"
+            write(tune(4 * song + window, 60), tmp_path / "music" / name)
+            lines.write(json.dumps({"path": name, "family": f"Pop/{song}.mid", "density": 2.0}) + "\n")
+    flags = [f"--input={tmp_path / 'music'}", f"--output={tmp_path / 'ds'}", "--valid=0.2", "--test=0.2"]
+    code, _, errors = run(*flags, f"--descriptions={tmp_path / 'descriptions.jsonl'}")
+    assert (code, errors) == (0, [])
+    rows = [json.loads(line) for line in (tmp_path / "ds/files.jsonl").read_text().splitlines()]
+    splits = {(row["source"].partition("_")[0], row["split"]) for row in rows}
+    assert len(rows) == 48
+    assert len(splits) == 12
+    assert len({split for _, split in splits}) == 3

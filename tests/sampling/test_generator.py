@@ -221,6 +221,7 @@ def test_names_fit_for_files(generator):
         "Gervais, Nicolas, seed 3": "Gervais_Nicolas_seed-3",
         "Dvořák/..\\:x after a b, seed 1": "Dvořák_..__x-after-a-b_seed-1",
         "x" * 300 + ", seed 9": "x" * 80 + "_seed-9",
+        "曲" * 300 + ", seed 9": "曲" * 26 + "_seed-9",  # 3 bytes each
     }.items():
         assert dataclasses.replace(piece, name=name).file_name == expected
 

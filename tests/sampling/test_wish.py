@@ -1,0 +1,89 @@
+"""Wishes: what a text is understood as, and what follows from it for an order."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from amt_jax.data.captions import FILE, Caption
+from amt_jax.data.card import Card, Vocabulary
+from amt_jax.errors import UserError
+from amt_jax.sampling.order import Order
+from amt_jax.sampling.settings import GenerationSettings
+from amt_jax.sampling.wish import Reader
+from amt_jax.text.clusters import Clusters
+from amt_jax.text.tfidf import TfidfEncoder
+from amt_jax.tokens.spec import TokenSpec
+
+CAPTIONS = ("a calm waltz for piano", "a fast jig for fiddle", "a sad song for guitar and piano")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    encoder = TfidfEncoder.fit(CAPTIONS)
+    encoder.save(tmp_path)
+    lines = [json.dumps(dataclasses.asdict(Caption(text, False, False, 1, 1))) for text in CAPTIONS]
+    (tmp_path / FILE).write_text("\n".join(lines) + "\n")
+    pooled = encoder.pooled(CAPTIONS)
+    np.save(tmp_path / "pooled.npy", pooled.astype(np.float16))
+    Clusters(pooled, {}, encoder.digest).save(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def reader(folder):
+    conditions = {
+        "text": Vocabulary("text", width=4),
+        "genre": Vocabulary("multi_label", ("jig", "waltz")),
+        "tempo": Vocabulary("scalar", knots=(60.0, 180.0)),
+        "semantic": Vocabulary("categorical", ("0", "1", "2")),
+    }
+    return Reader(folder, Card(TokenSpec("test", 1, 40, 0, 1, 2, {}), {}, conditions=conditions), has_programs=True)
+
+
+def order(text, **values):
+    instruments = values.pop("instruments", ())
+    return Order(GenerationSettings(), {"text": text, **values}, instruments=instruments)
+
+
+def test_what_a_text_says_is_told_apart_from_it(reader):
+    made, wish = reader.fulfil(order("a calm waltz at 90 BPM without drums"))
+    assert made.conditions == {"text": wish.understanding.text, "genre": ["waltz"], "tempo": 90.0, "semantic": "0"}
+    assert "drums" not in made.instruments
+    assert "piano" in made.instruments
+    assert wish.nearest[0][0] == CAPTIONS[0]
+    assert "told to the model besides the text: genre waltz; tempo 90" in wish.lines()
+    assert "kept out: drums" in wish.lines()
+
+
+def test_what_is_said_apart_from_the_text_counts_and_is_shown(reader):
+    asked = order("a calm waltz without drums", genre=["jig"], semantic="2", instruments=("drums",))
+    made, wish = reader.fulfil(asked)
+    assert made.conditions == asked.conditions
+    assert made.instruments == ("drums",)
+    assert "told to the model besides the text: genre jig" in wish.lines()
+    assert "semantic token: 2" in wish.lines()
+    assert not any("kept out" in line for line in wish.lines())
+
+
+def test_a_text_that_says_nothing(reader):
+    made, wish = reader.fulfil(order("zzz"))
+    assert made.conditions == {"text": "zzz"}
+    assert not wish.nearest
+    assert any("knows none of these words" in line for line in wish.lines())
+    assert reader.fulfil(Order(GenerationSettings()))[1] is None
+
+
+def test_a_name_can_be_drawn_whatever_the_text():
+    assert order("\udcff sad").name == "? sad, seed 0"
+
+
+@pytest.mark.parametrize("name", [FILE, "pooled.npy"])
+@pytest.mark.parametrize("content", [b"x", None])
+def test_a_damaged_run_is_named(reader, folder, name, content):
+    (folder / name).unlink()
+    if content:
+        (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"the captions in .* are damaged"):
+        reader.fulfil(order("a calm waltz"))
