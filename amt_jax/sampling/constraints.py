@@ -53,9 +53,9 @@ def _read(grammar: Grammar, clock: GrammarState, tokens: jax.Array) -> GrammarSt
 def constrain(grammar: Grammar, clock: GrammarState, logits: jax.Array, limits: Limits) -> jax.Array:
     """Leaves only what is valid music within its limits.
 
-    Nothing moves a row's clock past `end`, or to where no note fits before `end_bar`. A piece may end once its notes
-    fill EARLY_END of the time between `begin` and `end`, or reach into the bar before `end_bar`; from then on the
-    probability of whatever would go further is that of ending. No new note sounds past the beginning of `end_bar`.
+    Nothing moves a row's clock to where no note fits before `end` or before `end_bar`, and no new note sounds past them.
+    A piece may end once its notes fill EARLY_END of the time between `begin` and `end`, or reach into the bar before
+    `end_bar`; from then on the probability of whatever would go further is that of ending.
 
     Args:
       grammar: which token may follow which.
@@ -72,18 +72,24 @@ def constrain(grammar: Grammar, clock: GrammarState, logits: jax.Array, limits: 
     excess = after.note_end - _end_tick(after, end_bar)
     # A prompt's notes may sound on.
     allowed &= (excess <= 0) | (excess <= clock.note_end[:, None] - _end_tick(clock, limits.end_bar)[:, None])
+    sounding, sounded, end = _end_seconds(after), _end_seconds(clock)[:, None], limits.end[:, None]
+    allowed &= (sounding <= end) | (sounding <= sounded)
     over = after.tick + after.position_ticks > _end_tick(after, end_bar)
-    over |= after.seconds > limits.end[:, None]
+    over |= after.seconds + after.position_ticks * after.tick_seconds > end
     is_eos = jnp.arange(logits.shape[-1]) == grammar.eos
     may_end = jnp.take(allowed, grammar.eos, axis=-1)
-    filled = clock.seconds + (clock.note_end - clock.tick) * clock.tick_seconds
-    late = filled >= limits.begin + EARLY_END * (limits.end - limits.begin)
+    late = sounded[:, 0] >= limits.begin + EARLY_END * (limits.end - limits.begin)
     late |= clock.note_end > _end_tick(clock, limits.end_bar) - clock.bar_ticks
     eos = jax.nn.logsumexp(jnp.where((allowed & over) | is_eos, logits, -jnp.inf), axis=-1)
     kept = jnp.where(allowed & ~over & ~is_eos, logits, -jnp.inf)
     stuck = jnp.all(kept == -jnp.inf, axis=-1)  # nothing fits into the time that is left
     eos = jnp.where(stuck, 0.0, jnp.where(may_end & late, eos, -jnp.inf))
     return jnp.where(is_eos, eos[:, None], kept)
+
+
+def _end_seconds(clock: GrammarState) -> jax.Array:
+    """When the last note ends if the tempo stays."""
+    return clock.seconds + (clock.note_end - clock.tick) * clock.tick_seconds
 
 
 def _end_tick(clock: GrammarState, end_bar: jax.Array) -> jax.Array:

@@ -64,7 +64,9 @@ def test_what_would_pass_the_end_is_an_ending_once_the_time_is_filled(setup, aft
     allowed, then = setup.grammar.look(clock, jnp)
     got = constrain(setup.grammar, clock, logits, within(setup, 0.0, 1.5))
     eos = setup.grammar.eos
-    over = np.asarray(allowed & (then.seconds > 1.5))[0]
+    # The note that sounds was there before; the shortest new one has to fit.
+    allowed &= then.note_end <= clock.note_end[:, None]
+    over = np.asarray(allowed & (then.seconds + then.position_ticks * then.tick_seconds > 1.5))[0]
     assert over.any()
     assert (got[0, over] == -np.inf).all()
     inside = np.asarray(allowed)[0] & ~over
