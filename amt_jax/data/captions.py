@@ -21,6 +21,7 @@ from amt_jax.errors import UserError
 FOLDER = "text"
 CARD = "text.json"
 FILE = "captions.jsonl"
+CLUSTERS = "clusters.json"  # as text.clusters writes them
 SCHEMA = 1
 AGAIN = "run python -m data_prep.encode again"
 

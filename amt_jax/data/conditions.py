@@ -86,8 +86,7 @@ def open_conditions(folder: str | os.PathLike, card: Card, config: Any) -> Condi
     lengths = {each.name: each.length for each in config.conditions}
     vocabularies, captions = {name: card.conditions[name] for name in lengths}, None
     if not {TEXT, SEMANTIC}.isdisjoint(lengths):
-        from amt_jax.data.captions import CaptionTable
-        from amt_jax.text import clusters
+        from amt_jax.data.captions import CLUSTERS, CaptionTable
 
         captions, wanted = CaptionTable.load(Path(folder) / TEXT), card.conditions[TEXT]
         if captions.card.digest != wanted.digest:
@@ -96,7 +95,7 @@ def open_conditions(folder: str | os.PathLike, card: Card, config: Any) -> Condi
                 f"model knows {wanted.encoder} ({wanted.digest[:12]}); encode them by that: python -m data_prep.encode"
             )
         captions.verify()
-        if SEMANTIC in lengths and captions.card.files.get(clusters.FILE) != card.conditions[SEMANTIC].digest:
+        if SEMANTIC in lengths and captions.card.files.get(CLUSTERS) != card.conditions[SEMANTIC].digest:
             raise UserError(
                 f"the clusters in {folder} are not those whose semantic tokens the model knows; take the dataset that "
                 f"it was trained on, as it was then"
