@@ -73,7 +73,7 @@ def constrain(grammar: Grammar, clock: GrammarState, logits: jax.Array, limits: 
     # A prompt's notes may sound on.
     allowed &= (excess <= 0) | (excess <= clock.note_end[:, None] - _end_tick(clock, limits.end_bar)[:, None])
     sounding, sounded, end = _end_seconds(after), _end_seconds(clock)[:, None], limits.end[:, None]
-    allowed &= (sounding <= end) | (sounding <= sounded)
+    allowed &= (sounding <= end) | ((sounded > end) & (after.note_end <= clock.note_end[:, None]))
     over = after.tick + after.position_ticks > _end_tick(after, end_bar)
     over |= after.seconds + after.position_ticks * after.tick_seconds > end
     is_eos = jnp.arange(logits.shape[-1]) == grammar.eos

@@ -98,7 +98,7 @@ def check(setup, forward, request, result):
         end = np.float32(begin) + np.float32(wanted.seconds)
         sounding = after.seconds + (after.note_end - after.tick).astype(np.float32) * after.tick_seconds
         sounded = np.float32(state.seconds + np.float32(state.note_end - state.tick) * state.tick_seconds)
-        allowed &= (sounding <= end) | (sounding <= sounded)
+        allowed &= (sounding <= end) | ((sounded > end) & (after.note_end <= state.note_end))
         over = allowed & (after.seconds + after.position_ticks.astype(np.float32) * after.tick_seconds > end)
         filled = float(sounded) - begin
         logits = np.where(allowed & ~over, all_logits[step], -np.inf)
