@@ -193,7 +193,11 @@ def interact(generator, asked, args) -> None:
                     answers[name] = ask(generator, name, answers[name])
                 except EOFError:
                     return
-        make(generator, generator.orders({name: answers[name] for name in answers if name not in left_out}), args)
+        try:
+            make(generator, generator.orders({name: answers[name] for name in answers if name not in left_out}), args)
+        except UserError as error:  # answers that do not go together
+            print(error)
+            continue
         answers["seed"] = (answers["seed"] + 1) % 2**32
 
 

@@ -117,9 +117,13 @@ class Portrait:
 
 def portraits(clusters: Clusters, table: CaptionTable) -> list[Portrait]:
     """What is in each cluster."""
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
     from amt_jax.text.clusters import normalise
 
-    words = [set(re.findall(r"[^\W\d_]{3,}", caption.text.casefold())) for caption in table.captions]
+    words = [
+        set(re.findall(r"[^\W\d_]{3,}", caption.text.casefold())) - ENGLISH_STOP_WORDS for caption in table.captions
+    ]
     overall = Counter(word for each in words for word in each)
     made = []
     for number, centroid in enumerate(clusters.centroids):
@@ -141,6 +145,8 @@ def show(clusters: Clusters, found: Sequence[Portrait]) -> None:
     """Prints the choice of K and what is in the clusters."""
     tried = ", ".join(f"{k}: {score:.3f}" for k, score in clusters.silhouettes.items())
     print(f"{clusters.k} clusters; silhouette by K {tried}")
+    if clusters.k == max(clusters.silhouettes):
+        print(f"the most that were tried are the best: --k=2:{2 * clusters.k} may find more")
     for number, each in enumerate(found):
         print(f"  {number}  {each.size} captions, more than others about {', '.join(each.words)}")
         for text in each.captions[:2]:

@@ -11,7 +11,7 @@ MAY_USE = {
     "music": {"tokens"},
     "text": {"music", "pretrained"},
     "model": set(),
-    "data": {"tokens", "text"},
+    "data": {"tokens"},
     "pretrained": set(),
     "parallel": {"model"},
     "training": {"tokens", "data", "model", "parallel"},

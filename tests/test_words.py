@@ -131,7 +131,7 @@ def test_a_wish_by_the_real_command_and_its_replay(home, tmp_path):
         "genre: jazz (1.00)",
         "instruments: guitar (1.00), no drums (1.00)",
         "tempo: 70 BPM",
-        "told to the model besides the text: genre jazz; tempo 70.0",
+        "told to the model besides the text: genre jazz; tempo 70",
         "kept out: drums",
     ):
         assert line in made.stdout.splitlines()

@@ -53,7 +53,7 @@ def _read(grammar: Grammar, clock: GrammarState, tokens: jax.Array) -> GrammarSt
 def constrain(grammar: Grammar, clock: GrammarState, logits: jax.Array, limits: Limits) -> jax.Array:
     """Leaves only what is valid music within its limits.
 
-    Nothing moves a row's clock to where no note fits before `end` or before `end_bar`, and no new note sounds past them.
+    Nothing moves a row's clock to where no note fits before `end` or `end_bar`, and no new note sounds past them.
     A piece may end once its notes fill EARLY_END of the time between `begin` and `end`, or reach into the bar before
     `end_bar`; from then on the probability of whatever would go further is that of ending.
 

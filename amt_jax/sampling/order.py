@@ -185,7 +185,9 @@ def _asked(condition: str, vocabulary: Vocabulary, asked: Any) -> list[Any]:
     if asked in (None, "", []):
         return [None]
     if vocabulary.kind == "scalar":
-        return [_number(condition, asked)]
+        if (number := _number(condition, asked)) <= 0:
+            raise UserError(f"{condition} is above 0, not {number:g}")
+        return [number]
     if vocabulary.kind == "text":
         texts = asked if isinstance(asked, list) else [asked]
         if not all(isinstance(text, str) for text in texts):

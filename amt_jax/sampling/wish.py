@@ -35,6 +35,7 @@ class Wish:
     Attributes:
       understanding: what it says.
       nearest: captions of the training data that are most like it, with their similarity (cosine).
+      unheard: what it names of genres, moods and instruments that no training text has.
       norm: length of its vector; 0 if the encoder knows none of its words.
       conditions: what else the model is told: condition -> value; of an order, with what was said apart from the text.
       excluded: instruments that it says not to have, if the order does not name those that may sound.
@@ -42,6 +43,7 @@ class Wish:
 
     understanding: Understanding
     nearest: tuple[tuple[str, float], ...]
+    unheard: tuple[str, ...]
     norm: float
     conditions: dict[str, Any]
     excluded: tuple[str, ...]
@@ -71,6 +73,8 @@ class Wish:
             lines.append(f"note: this seems to be in another language ({found.language}); only English is understood")
         elif not self.norm:
             lines.append("note: the model's text encoder knows none of these words; the music is not led by them")
+        if self.unheard and self.norm:
+            lines.append(f"note: in no text that the model was trained with: {', '.join(self.unheard)}")
         lines += [f"like the training text ({likeness:.2f}): {text}" for text, likeness in self.nearest]
         told = {name: value for name, value in self.conditions.items() if name != SEMANTIC}
         if told:
@@ -125,7 +129,9 @@ class Reader:
             if cluster >= 0:
                 conditions[SEMANTIC] = str(cluster)
         excluded = found.values(understanding.INSTRUMENT, negated=True) if self._has_programs else ()
-        return Wish(found, self._nearest(pooled), float(np.linalg.norm(pooled)), conditions, excluded)
+        named = dict.fromkeys(value for label in LABELS.values() for value in found.values(label))
+        unheard = tuple(value for value in named if value not in self._vocabulary)
+        return Wish(found, self._nearest(pooled), unheard, float(np.linalg.norm(pooled)), conditions, excluded)
 
     def _nearest(self, pooled: np.ndarray) -> tuple[tuple[str, float], ...]:
         texts, vectors = self._trained_with
@@ -134,6 +140,11 @@ class Reader:
         likeness = vectors @ normalise(pooled[None])[0]
         best = np.argsort(-likeness, kind="stable")[:NEAREST]
         return tuple((texts[i], float(likeness[i])) for i in best)
+
+    @functools.cached_property
+    def _vocabulary(self) -> str:
+        """All training texts in one."""
+        return "\n".join(self._trained_with[0]).casefold()
 
     @functools.cached_property
     def _trained_with(self) -> tuple[list[str], np.ndarray]:

@@ -42,6 +42,7 @@ _MOODS = {
     (False, True): ("tense", "dramatic", "agitated"),
     (False, False): ("sad", "melancholic", "somber"),
 }
+NOBODY = ("anonymous", "traditional", "trad", "unknown", "unknown artist", "various", "various artists")
 _SURE_VALENCE, _SURE_AROUSAL = 0.3, 0.25
 # Genres that only say when a composer lived.
 _ERAS = frozenset(("baroque", "romantic era", "impressionist"))
@@ -307,11 +308,11 @@ def _time_signature(line: Mapping[str, Any], marked: float | None) -> str:
 
 
 def _artist(line: Mapping[str, Any], composer: eras.Composer | None) -> str:
-    """As captions name them: composers as one does; folders that are a genre are nobody."""
+    """As captions name them: composers as one does; genres, and names for nobody, are nobody."""
     artist = line.get("artist") or ""
     if composer:
         return composer.surname if len(artist.split()) == 1 else composer.name
-    return "" if understanding.genre(artist) else artist
+    return "" if understanding.genre(artist) or artist.casefold() in NOBODY else artist
 
 
 def _list(value: Any) -> list[str]:
