@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from amt_jax.data.card import Card
+from tests.captioned import caption, write_captioned
 from tests.music_files import tune, write
 
 # gcsfs asks for the kind of a bucket, and Google's servers at that, unless this is set when it is imported.
@@ -32,6 +33,12 @@ import sys
 from amt_jax.data.cache import open_dataset
 from amt_jax.errors import run_command
 run_command(lambda: print(open_dataset(sys.argv[1], ("train", "valid"))[1]))
+"""
+TEXTS = """
+import sys
+from amt_jax.errors import run_command
+from amt_jax.training.run_folder import RunFolder
+run_command(lambda: print(RunFolder(sys.argv[1]).text_path))
 """
 STEPS = 30
 TINY = {
@@ -128,7 +135,7 @@ def environment(store, tmp_path_factory) -> dict[str, str]:
 
 
 def start(module, *flags, **environment):
-    words = [sys.executable, "-m", module, *flags] if module != FETCH else [sys.executable, "-c", FETCH, *flags]
+    words = [sys.executable, "-c" if module in (FETCH, TEXTS) else "-m", module, *flags]
     environment = os.environ | environment
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -215,6 +222,20 @@ def test_a_connection_that_drops_is_taken_up_again(store, dataset, environment, 
     Card.load(dataset).verify(out.strip(), ("train", "valid"))
 
 
+def test_texts_of_datasets_and_runs_are_copied_and_kept_up(store, environment, tmp_path):
+    here, there = tmp_path / "set", f"{store.bucket}/captioned"
+    texts = ("a slow waltz", "a fast reel", "a sad song", "a calm air", "a jig", "a loud march")
+    write_captioned(here, {"train": [[caption(text)] for text in texts]})
+    for command in ("encode", "cluster"):  # the second pass has another file, and another card
+        finish(start(f"data_prep.{command}", f"--dataset={here}", **environment))
+        store.files.put(f"{here}/", f"{there}/", recursive=True)
+        out, _ = finish(start(FETCH, there, **environment))
+        assert content(Path(out.strip()) / "text") == content(here / "text")
+    kept = {"encoder.json", "clusters.json", "captions.jsonl", "pooled.npy"}
+    out, _ = finish(start(TEXTS, there, **environment))
+    assert content(Path(out.strip())) == {name: data for name, data in content(here / "text").items() if name in kept}
+
+
 def test_what_is_wrong_is_one_line_and_code_2(store, dataset, environment, tmp_path):
     store.files.put(f"{dataset}/", f"{store.bucket}/damaged/", recursive=True)
     shard = f"{store.bucket}/damaged/{Card.load(dataset).splits['train'].shards[0].file}"
@@ -226,7 +247,7 @@ def test_what_is_wrong_is_one_line_and_code_2(store, dataset, environment, tmp_p
     nowhere = f"{store.scheme}://no-such-bucket"
     here = tmp_path / "run"
     cases = [
-        (training(f"{store.bucket}/damaged", here), f"shard {shard} is damaged (sha256 differs)", {}),
+        (training(f"{store.bucket}/damaged", here), f"{shard} is damaged (sha256 differs)", {}),
         ([FETCH, f"{store.bucket}/lacking"], "lacking/train-00000.array_record (", {}),
         ([FETCH, f"{store.bucket}/empty"], f"no dataset.json in '{store.bucket}/empty'", {}),
         ([FETCH, f"{nowhere}/set"], f"there is no bucket {nowhere}", {}),
