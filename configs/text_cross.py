@@ -6,7 +6,8 @@ conditions are the text and the composer; what else a dataset tells of its piece
 Command:   python -m amt_jax.train --config=text_cross --config.dataset=DATASET --run=RUN
            after data_prep.collect, describe, midi --descriptions and encode (README, "Words")
 Hardware:  one GPU; text_cross:small (4 layers of 192, 512 tokens of context) is for a laptop's CPU
-Expected:  see README for what text_cross:small follows after how long; the large one has not been trained.
+Expected:  text_cross:small ended its 3,000 steps on ASAP, POP909 and Nottingham tunes at 2.05 nats a token (51 minutes
+           on two cores busy with much else); README says what it follows. The large one has not been trained.
 """
 
 from ml_collections import ConfigDict
