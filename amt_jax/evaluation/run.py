@@ -109,13 +109,11 @@ def evaluate_run(
     told = {"model": records}
     if names:
         label = " and ".join(names)
+        told = {f"{label} given": records, f"{label} not given": Retold(records, lambda index: {})}
+    if TEXT in names:
         order = np.random.default_rng(seed).permutation(len(records))
         another = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
-        told = {
-            f"{label} given": records,
-            f"{label} not given": Retold(records, lambda index: {}),
-            f"{label} of another piece given": Retold(records, lambda index: records[another[index]].conditions),
-        }
+        told[f"{label} of another piece given"] = Retold(records, lambda index: records[another[index]].conditions)
     likelihoods = {
         title: evaluate_likelihood(
             config, params, each, conditions, seconds=lengths, seed=seed, mesh=devices, title=f"scoring, {title}"
