@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from amt_jax import storage
 from amt_jax.errors import UserError, run_command
+from data_prep.words.pairs import FILE
 
 if TYPE_CHECKING:
     from data_prep.words.pairing import Match, Thresholds, Verdict
 
-PAIRS, AMBIGUOUS, UNPAIRED = "automated_paired_data.json", "ambiguous.csv", "unpaired.csv"
+PAIRS, AMBIGUOUS, UNPAIRED = FILE, "ambiguous.csv", "unpaired.csv"
 Row = Mapping[str, Any]
 
 

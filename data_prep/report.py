@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import html
-import json
 import math
 import os
 from collections import Counter
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amt_jax import storage
-from amt_jax.errors import UserError, run_command
+from amt_jax.errors import run_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,12 +36,13 @@ Row = Mapping[str, Any]
 def main() -> int:
     args = _parser().parse_args()
     from data_prep.rows import read_objects
+    from data_prep.words import pairs
 
     files = read_objects(args.metadata, ["path", "title", "artist"])
     collection = Collection(
         files,
         {row["path"]: row for row in read_objects(args.descriptions, ["path"])} if args.descriptions else None,
-        {row["midi_path"]: row for row in _read_pairs(args.pairs)} if args.pairs else None,
+        {row["midi_path"]: row for row in pairs.read(args.pairs)} if args.pairs else None,
         read_objects(args.skipped, ["path", "reason"], may_be_empty=True) if args.skipped else None,
     )
     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -285,21 +285,6 @@ def heat_map(names: Sequence[str], table: np.ndarray) -> str:
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     return page.svg(figure)
-
-
-def _read_pairs(file: str) -> list[dict[str, Any]]:
-    try:
-        pairs = json.loads(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {file!r}: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON in UTF-8: {error}") from None
-    if not isinstance(pairs, list):
-        raise UserError(f"{file} is not a list of pairs as data_prep.pair writes it")
-    for number, each in enumerate(pairs, 1):
-        if not isinstance(each, dict) or not {"midi_path", "text"} <= each.keys():
-            raise UserError(f"pair {number} of {file} has no midi_path and text")
-    return pairs
 
 
 def _names(genre: Any) -> list[str]:

@@ -79,7 +79,7 @@ class Wish:
         told = {name: value for name, value in self.conditions.items() if name != SEMANTIC}
         if told:
             lines.append(
-                "told to the model besides the text: " + "; ".join(f"{k} {_spoken(v)}" for k, v in told.items())
+                "told to the model besides the text: " + "; ".join(f"{k} {_shown(v)}" for k, v in told.items())
             )
         if SEMANTIC in self.conditions:
             lines.append(f"semantic token: {self.conditions[SEMANTIC]}")
@@ -169,7 +169,7 @@ class Reader:
         return dataclasses.replace(order, conditions=wish.conditions | order.conditions, instruments=played), wish
 
 
-def _spoken(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(value)
     return value if isinstance(value, str) else f"{value:g}"

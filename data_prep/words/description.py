@@ -22,6 +22,7 @@ from amt_jax.text.understanding import GENRE, MOOD
 from data_prep.collecting import portrait
 from data_prep.rows import read_rows
 from data_prep.words import eras
+from data_prep.words import pairs as pairing
 from data_prep.words.captions import Caption, Facts, captions
 
 FACTS = ("tempo", "key", "time_signature", "instruments", "density", "polyphony")
@@ -218,24 +219,12 @@ def _lines(metadata: str) -> list[dict[str, Any]]:
 
 
 def _texts(
-    pairs: str, lines: list[dict[str, Any]], skipped: list[tuple[str, str, str]]
+    file: str, lines: list[dict[str, Any]], skipped: list[tuple[str, str, str]]
 ) -> dict[str, list[dict[str, Any]]]:
     """Path, or family of windows -> its entries of automated_paired_data.json."""
-    try:
-        entries = json.loads(Path(pairs).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {pairs!r}: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"cannot read {pairs!r} as JSON in UTF-8: {error}") from None
-    if not isinstance(entries, list):
-        raise UserError(f"{pairs} is not a list of pairs; data_prep.pair makes it")
     known = {line["path"] for line in lines} | {line.get("family") for line in lines}
     texts: dict[str, list[dict[str, Any]]] = {}
-    for number, entry in enumerate(entries, 1):
-        for name in ("midi_path", "text"):
-            if not isinstance(entry, dict) or not isinstance(entry.get(name), str) or not entry[name].strip():
-                has = ", ".join(entry) if isinstance(entry, dict) and entry else "nothing"
-                raise UserError(f"pair {number} of {pairs} has no {name}, but {has}; data_prep.pair makes such files")
+    for entry in pairing.read(file):
         if entry["midi_path"] in known:
             texts.setdefault(entry["midi_path"], []).append(entry)
         else:

@@ -103,7 +103,7 @@ def test_little_is_known(tmp_path):
     ("others", "message"),
     [
         ({"descriptions": ["{"]}, "line 1 of"),
-        ({"pairs": [{"text": "x"}]}, "has no midi_path and text"),
+        ({"pairs": [{"text": "x"}]}, "has no midi_path, but text"),
         ({"skipped": [{"path": "x"}]}, "has no text as 'reason'"),
     ],
 )
