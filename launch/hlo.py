@@ -75,10 +75,6 @@ class Totals:
     collectives: dict[str, Traffic] = dataclasses.field(default_factory=lambda: collections.defaultdict(Traffic))
     open_loops: int = 0
 
-    @property
-    def sent_bytes(self) -> float:
-        return sum(traffic.bytes for traffic in self.collectives.values())
-
 
 class Program:
     """An HLO module: computation -> its instructions by name, in order."""
