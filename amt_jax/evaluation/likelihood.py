@@ -70,7 +70,7 @@ def score_targets(graph: Any, params: Any, batch: dict[str, Any], mesh: Mesh) ->
     """Nats of every target and whether it was the likeliest id. A batch of the pipeline -> [B, T, K] float32, bool."""
     model: Transformer = nnx.merge(graph, params)
     inputs = (batch[name] for name in ("inputs", "positions", "segments", "conditions"))
-    logits = model(*inputs, placement=placement(mesh))  # [B, T, K, V]
+    logits = model(*inputs, lengths=batch["lengths"], placement=placement(mesh))  # [B, T, K, V]
     targets = batch["targets"]
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - chosen, jnp.argmax(logits, axis=-1) == targets
