@@ -73,7 +73,8 @@ def prepare(args: argparse.Namespace) -> None:
     )
     run_module(
         "data_prep.midi", f"--input={about / 'midi'}", f"--output={dataset}", "--tokenizer=remi_multitrack",
-        f"--descriptions={described}", f"--metadata={table}", "--family-column=family", "--test=0.1", f"--seed={args.seed}",
+        f"--descriptions={described}", f"--metadata={table}", "--family-column=family", "--test=0.1",
+        f"--seed={args.seed}",
     )  # fmt: skip
     texts = choose(dataset, args.seed)
     (args.output / "texts.jsonl").write_text("".join(json.dumps(each) + "\n" for each in texts))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from amt_jax.data.pipeline import Records
     from amt_jax.sampling.generator import Generator
 
-REAL, CHANCE = "real music", "real music of any caption"
+REAL, CHANCE = "real music", "chance"
 RIGHT, NONE, WRONG = "its own caption", "none", "another piece's caption"
 
 
@@ -193,9 +193,10 @@ def table(found: Mapping[str, Any]) -> str:
         "# Does a model follow words?",
         "",
         "Written by `python -m bench.following`. The music is arranged: its instruments, and the tempo where a file",
-        "marks none, were drawn for each piece and are nobody's work. Shares of held-out captions that name an aspect and",
-        f'whose music is of the class named, with 95 % intervals by bootstrap. "{CHANCE}" is chance; "{REAL}" is the',
-        "piece that the caption is of: no model can be expected to do better.",
+        "marks none, were drawn for each piece and are nobody's work. Below are shares of the held-out captions that",
+        "name an aspect whose music is of the class named, with 95 % intervals by bootstrap over the captions.",
+        f'"{CHANCE}" is the share of all held-out music that would do; "{REAL}" is the piece that',
+        "the caption is of, as tokens hold it: no model can be expected to do better.",
         "",
         *(f"- {name}: {value}" for name, value in about.items()),
         "",
