@@ -48,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--allow-config-change", action="store_true", help="go on with a run although its config or dataset changed"
     )
+    parser.add_argument(
+        "--profile", action="store_true", help="trace a few steps into RUN/profile and print what took the longest"
+    )
     add_flags(parser)
     args, overrides = parse(parser, argv)
 
@@ -72,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     here = {name: storage.absolute(getattr(config, name)) for name in ("dataset", "init") if getattr(config, name)}
     config = dataclasses.replace(config, **here)
     with connect(args.coordinator, args.processes, args.process, args.connect_timeout):
-        over = train(config, run, allow_config_change=args.allow_config_change)
+        over = train(config, run, allow_config_change=args.allow_config_change, profiled=args.profile)
     return 0 if over else AGAIN
 
 
