@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from amt_jax import profile, storage
+from amt_jax import storage
 from amt_jax.data.cache import open_dataset
 from amt_jax.data.card import Card
 from amt_jax.data.conditions import open_conditions
@@ -26,6 +26,7 @@ from amt_jax.data.plan import EvalPlan, TrainPlan
 from amt_jax.errors import UserError
 from amt_jax.parallel.mesh import local_rows, make_mesh, put_batch
 from amt_jax.parallel.processes import check_same, is_first, put_wishes, together
+from amt_jax.training import profile
 from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import TrainConfig, differences, transformer_config
 from amt_jax.training.lengths import cut, length_at, phases
@@ -234,6 +235,8 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool, 
                     saved, saved_at = step, time.monotonic()
             read_metrics()
             tracing.close()
+            if profiled and step <= first_traced:
+                announce(f"nothing was traced: the first {WARM_STEPS} steps are not, and there were no more")
             checkpoints.wait()
     finally:
         log.close()
