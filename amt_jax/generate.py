@@ -93,6 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = make_parser().parse_args([underscored(word) for word in sys.argv[1:]])
+    from amt_jax.compilation import keep_compiled
     from amt_jax.parallel.mesh import MeshConfig
     from amt_jax.sampling.generator import Generator, same_platform
     from amt_jax.training.run_folder import RunFolder
@@ -102,6 +103,7 @@ def main() -> None:
     if args.profile and (args.interactive or args.replay):
         raise UserError("--profile goes with a wish or with --batch, not with --interactive or --replay")
     mesh = MeshConfig.parse(args.mesh)
+    keep_compiled()
     generator = Generator(RunFolder(args.run), args.checkpoint, max_batch=args.max_batch, mesh=mesh)
     names = ("composer", "count", "prompt", "prompt_beats", "prompt_tokens", "instruments", *WORDS, *SETTINGS)
     asked = {name: getattr(args, name) for name in names if getattr(args, name) is not None}

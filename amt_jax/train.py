@@ -57,6 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     from amt_jax.training.memory import keep_freed_memory
 
     keep_freed_memory()
+    from amt_jax.compilation import keep_compiled
+
+    keep_compiled()
     from amt_jax.training.config import TrainConfig
     from amt_jax.training.loop import train
     from amt_jax.training.run_folder import RunFolder

@@ -1,6 +1,5 @@
 """The generate command as a person uses it: from a shell."""
 
-import os
 import subprocess
 import sys
 import time
@@ -30,18 +29,12 @@ def music(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def shell(run, tmp_path_factory):
-    """A function: flags -> the finished process; programs are compiled once for all."""
-    compiled = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+def shell(run):
+    """A function: flags -> the finished process."""
 
     def call(*flags, **options):
         command = [sys.executable, "-m", "amt_jax.generate", f"--run={run.path}", *flags]
-        return subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | compiled, timeout=120, **options
-        )
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
     return call
 

@@ -202,7 +202,7 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool, 
                     checkpoints.save(state, rows, valid_loss)
             while step < total_steps and not stop:
                 if profiled and is_first() and step in (first_traced, first_traced + TRACED_STEPS):
-                    jax.block_until_ready(state)
+                    read_metrics()  # waits for the step before
                     tracing.close()
                     if step == first_traced:
                         tracing.enter_context(traced(run))
@@ -224,6 +224,7 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool, 
                 valid_loss = None
                 if validation and not stop and (last or due(step, config.validate_every, ended_epoch)):
                     read_metrics()
+                    tracing.close()
                     valid_loss = validate_now()
                     stop = valid_loss is None
                 better = valid_loss is not None and valid_loss < lowest

@@ -110,7 +110,7 @@ def test_a_damaged_checkpoint_is_said(straight, tmp_path):
 
 def test_a_profile_changes_nothing_but_tells(straight, tmp_path, make_config, final_state, capsys):
     run = RunFolder(tmp_path / "run")
-    train(make_config(), run, profiled=True)
+    train(make_config({"validate_every": 6}), run, profiled=True)  # a validation ends a trace
     equal_checkpoints(run, straight, final_state)
     assert {path.name for path in run.path.iterdir()} == {path.name for path in straight.path.iterdir()} | {"profile"}
     assert any(run.profile_path.glob("**/*.trace.json.gz"))
