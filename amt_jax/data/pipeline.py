@@ -185,7 +185,7 @@ class Rows:
     def _piece(self, record: Record, epoch: int, number: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """BOS, the piece as this epoch varies it, EOS, [L + 2, K], and what is told of it this time."""
         spec, ids, transposed, random = self.records.card.spec, record.ids, 0, None
-        if isinstance(self.plan, TrainPlan):
+        if isinstance(self.plan, TrainPlan) and self.conditions.captions:
             random = np.random.default_rng([self.seed, epoch, CAPTION, number])
         if self.augmentation != Augmentation():
             drawn = np.random.default_rng([self.seed, epoch, AUGMENT, number])
