@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from amt_jax.model.params import abstract_model, init_params
 from amt_jax.model.transformer import TransformerConfig
+from amt_jax.parallel.mesh import AXES
 from amt_jax.sampling.sampler import Request, Sampler
 from amt_jax.sampling.settings import GenerationSettings
 from amt_jax.tokens.grammar import Grammar
@@ -70,7 +72,7 @@ def test_a_piece_is_the_cpus(params):
 
     def run(platform):
         device = jax.devices(platform)[0]
-        mesh = jax.make_mesh((1, 1, 1, 1), ("data", "fsdp", "tensor", "sequence"), devices=[device])
+        mesh = jax.make_mesh((1,) * len(AXES), AXES, (AxisType.Auto,) * len(AXES), devices=[device])
         with jax.default_device(device), jax.default_matmul_precision("highest"):
             return [each.ids for each in Sampler(small(), params, spec, grammar, mesh=mesh).generate(requests)]
 
