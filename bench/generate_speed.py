@@ -16,14 +16,14 @@ from pathlib import Path
 
 from amt_jax.errors import run_command
 from bench.models import SIZES
-from bench.peer import Peer, compare, take_turns, write_results
+from bench.peer import compare, open_peer, take_turns, write_results
 from bench.train_speed import threads
 
 
 def main() -> None:
     """Reads the flags, measures, prints."""
     parser = argparse.ArgumentParser(prog="python -m bench.generate_speed", description=__doc__)
-    parser.add_argument("--peer", default=".venv-peer/bin/python", help="Python with torch and transformers")
+    parser.add_argument("--peer", default=".venv-peer/bin/python", help="Python with torch and transformers, or none")
     parser.add_argument("--batches", default="1,8", help="rows generated together (default: %(default)s)")
     parser.add_argument("--prompt", type=int, default=64, help="tokens of the prompt (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=448, help="new tokens (default: %(default)s)")
@@ -38,24 +38,23 @@ def main() -> None:
     dtype = "bfloat16" if gpu else "float32"
     sizes, batches = SIZES["remi_composer"], [int(batch) for batch in args.batches.split(",")]
     generate = our_generator(args.prompt, args.tokens, dtype, max(batches))
-    peer = Peer(args.peer, kind="generation", threads=threads(), context=8192, **sizes)
     sampling = {"temperature": 0.9, "top_k": 40, "top_p": 0.95}
     rows = []
-    for batch in batches:
-        first = generate(batch)
-        ask = {"batch": batch, "prompt": args.prompt, "tokens": args.tokens, **sampling}
-        sides = {"ours": lambda b=batch: generate(b), "peer": lambda a=ask: peer.ask(**a)["seconds"]}
-        seconds = take_turns(sides, args.rounds)
-        found = compare(seconds["ours"], seconds["peer"])
-        speed = batch * args.tokens / found["ours_seconds"]
-        compiling = first - found["ours_seconds"]
-        row = {"batch": batch, "tokens": args.tokens, "dtype": dtype} | found
-        row |= {"ours_tokens_s": speed, "compiling_s": compiling}
-        if gpu:
-            row["floor_tokens_s"] = batch / (bytes_a_step(batch, args.prompt + args.tokens / 2, sizes) / copy_speed())
-        rows.append(row)
-    peer.close()
-    about = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "peer": peer.about}
+    with open_peer(args.peer, kind="generation", threads=threads(), context=8192, **sizes) as peer:
+        for batch in batches:
+            first = generate(batch)
+            ask = {"batch": batch, "prompt": args.prompt, "tokens": args.tokens, **sampling}
+            sides = {"ours": lambda b=batch: generate(b)}
+            sides |= {"peer": lambda a=ask: peer.ask(**a)["seconds"]} if peer else {}
+            found = compare(**take_turns(sides, args.rounds))
+            speed = batch * args.tokens / found["ours_seconds"]
+            row = {"batch": batch, "tokens": args.tokens, "dtype": dtype} | found
+            row |= {"ours_tokens_s": speed, "compiling_s": first - found["ours_seconds"]}
+            if gpu:
+                floor = bytes_a_step(batch, args.prompt + args.tokens / 2, sizes) / copy_speed()
+                row["floor_tokens_s"] = batch / floor
+            rows.append(row)
+        about = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "peer": peer and peer.about}
     write_results(args.output, rows, about | {"rounds": args.rounds})
 
 

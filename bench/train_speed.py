@@ -16,13 +16,15 @@ from pathlib import Path
 
 from amt_jax.errors import run_command
 from bench.models import SIZES
-from bench.peer import Peer, compare, take_turns, write_results
+from bench.peer import compare, open_peer, take_turns, write_results
 
 
 def main() -> None:
     """Reads the flags, measures, prints."""
     parser = argparse.ArgumentParser(prog="python -m bench.train_speed", description=__doc__)
-    parser.add_argument("--peer", default=".venv-peer/bin/python", help="Python with torch (default: %(default)s)")
+    parser.add_argument(
+        "--peer", default=".venv-peer/bin/python", help="Python with torch, or none (default: %(default)s)"
+    )
     parser.add_argument("--model", default="remi_composer", choices=SIZES)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=512)
@@ -41,14 +43,13 @@ def main() -> None:
 
     gpu = jax.default_backend() == "gpu"
     dtype = args.dtype or ("bfloat16" if gpu else "float32")
-    sizes = SIZES[args.model]
-    run, flops = our_steps(args.batch, args.length, args.pieces, dtype, args.steps, sizes)
+    ours, flops = our_steps(args.batch, args.length, args.model, args.pieces, dtype, args.steps)
     shape = {"batch": args.batch, "length": args.length}
-    peer = Peer(args.peer, kind="training", threads=threads(), **shape, **sizes)
-    seconds = take_turns({"ours": run, "peer": lambda: peer.ask(steps=args.steps)["seconds"]}, args.rounds)
-    memory = {"peer_gb": peer.ask(steps=1)["memory"] / 1e9} if gpu else {}
-    peer.close()
-    found = compare(seconds["ours"], seconds["peer"])
+    with open_peer(args.peer, kind="training", threads=threads(), **shape, **SIZES[args.model]) as peer:
+        sides = {"ours": ours} | ({"peer": lambda: peer.ask(steps=args.steps)["seconds"]} if peer else {})
+        found = compare(**take_turns(sides, args.rounds))
+        memory = {"peer_gb": peer.ask(steps=1)["memory"] / 1e9} if peer and gpu else {}
+        about = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "peer": peer and peer.about}
     step = found["ours_seconds"] / args.steps
     row = {"model": args.model} | shape | {"pieces": args.pieces, "dtype": dtype} | found
     row |= {"ours_tokens_s": args.batch * args.length / step}
@@ -56,7 +57,6 @@ def main() -> None:
         ceiling = matrix_product_flops()
         row |= {"ceiling_tflops": ceiling / 1e12, "ours_mfu": flops / step / ceiling}
         row |= {"ours_gb": jax.local_devices()[0].memory_stats()["peak_bytes_in_use"] / 1e9} | memory
-    about = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "peer": peer.about}
     write_results(args.output, [row], about | {"rounds": args.rounds, "steps_a_turn": args.steps})
 
 
@@ -83,7 +83,9 @@ def matrix_product_flops() -> float:
     return 2 * 8192**3 / statistics.median(times[3:])
 
 
-def our_steps(batch: int, length: int, pieces: int, dtype: str, steps: int, sizes: dict[str, int]):
+def our_steps(
+    batch: int, length: int, model: str = "remi_composer", pieces: int = 1, dtype: str = "float32", steps: int = 1
+):
     """A function that takes `steps` real train steps and returns its seconds; model FLOPs of one."""
     import jax
     import jax.numpy as jnp
@@ -97,12 +99,12 @@ def our_steps(batch: int, length: int, pieces: int, dtype: str, steps: int, size
     from amt_jax.training.step import Regularization, TrainState, train_step
     from bench.models import decoder, optimizer_config
 
-    config = decoder(dtype=dtype, context_length=length, **sizes)
-    model = abstract_model(config)
+    config = decoder(dtype=dtype, context_length=length, **SIZES[model])
+    abstract = abstract_model(config)
     optimizer = make_optimizer(optimizer_config(), 1000)
     step = jax.jit(
         functools.partial(
-            train_step, graph=model.graph, optimizer=optimizer, type_ids=np.zeros(config.vocab_size, np.int32),
+            train_step, graph=abstract.graph, optimizer=optimizer, type_ids=np.zeros(config.vocab_size, np.int32),
             num_types=1, seed=0, accumulation=1, regularization=Regularization(label_smoothing=0.1),
             placement=placement(one_device()),
         ),
