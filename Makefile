@@ -1,6 +1,7 @@
 # make demo   prepares music, trains, generates and evaluates      make demo MIDI=~/my/midis   with your own files
 # make test   the whole test suite                                 make lint
 # make test-heavy   the tests of the heavy extras, which `make test` skips, in an environment of their own
+# make test-gpu   the tests that need a GPU (EXTRA=dev,gpu installs jax for it)
 # make bench  speed against PyTorch and plain MidiTok, on this machine
 
 # The first Python on the PATH that is new enough; override with make PYTHON=/path/to/python
@@ -13,7 +14,7 @@ PEER ?= .venv-peer
 # Outside Linux or with an index of its own, CPU wheels are smaller.
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
-.PHONY: demo test test-heavy lint bench clean
+.PHONY: demo test test-heavy test-gpu lint bench clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m amt_jax.demo $(if $(MIDI),--midi="$(MIDI)")
@@ -23,6 +24,9 @@ test: $(VENV)/$(EXTRA).stamp
 
 test-heavy:
 	$(MAKE) test VENV=$(HEAVY) EXTRA=heavy ARGS='-m heavy $(ARGS)'
+
+test-gpu: $(VENV)/$(EXTRA).stamp
+	JAX_PLATFORMS=cuda,cpu JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= $(BIN)/python -m pytest -m gpu $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
