@@ -78,26 +78,28 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     encoder = args.encoder or (str(carried) if carried.exists() else "tfidf")
     run_module("data_prep.encode", f"--dataset={dataset}", f"--encoder={encoder}")
     fields = [f"--config.steps={args.steps}", "--config.epochs=0", f"--config.seed={args.seed}", *overrides]
-    for name, told in (("with", []), ("without", ["--config.conditions.text.dropout=1"])):
-        flags = [f"--config={args.config}", f"--config.dataset={dataset}", f"--run={runs / name}", *fields, *told]
+    for name, more in (("with", []), ("without", ["--config.conditions.text.dropout=1"])):
+        flags = [f"--config={args.config}", f"--config.dataset={dataset}", f"--run={runs / name}", *fields, *more]
         run_module("amt_jax.train", *flags)
 
     import jax
 
     from amt_jax import __version__
     from amt_jax.data.card import Card
+    from amt_jax.data.conditions import TEXT
     from amt_jax.data.pipeline import Records
     from amt_jax.sampling.generator import Generator
     from amt_jax.training.run_folder import RunFolder
 
     records = Records(dataset, Card.load(dataset), "test")
+    told = records.card.conditions[TEXT]
     texts = [json.loads(line) for line in (args.input / "texts.jsonl").read_text(encoding="utf-8").splitlines()]
     pair = [Generator(RunFolder(runs / name), max_batch=args.batch) for name in ("with", "without")]
     found = {
         "about": {
             "command": shlex.join(["python", "-m", "bench.following", *sys.argv[1:]]),
             "held-out music": f"{len(records)} windows, content {records.card.split('test').content[:16]}",
-            "captions encoded by": Path(records.card.conditions["text"].encoder).name,
+            "captions encoded by": f"{Path(told.encoder).name}, {told.digest[:16]}",
             "versions": f"amt_jax {__version__}, jax {jax.__version__}, Python {sys.version.split()[0]}",
             "device": jax.devices()[0].device_kind,
             "seed": args.seed,
