@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from amt_jax import storage
-from amt_jax.errors import UserError, run_command
+from amt_jax.errors import Parser, UserError, run_command
 from amt_jax.sampling.settings import GenerationSettings
 
 SETTINGS = {field.name: field.default for field in dataclasses.fields(GenerationSettings)}
@@ -37,7 +37,7 @@ or, in a .txt file, is a text
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m amt_jax.generate",
         description=__doc__,
         epilog=EXAMPLES,

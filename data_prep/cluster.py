@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from amt_jax import storage
-from amt_jax.errors import UserError, run_command
+from amt_jax.errors import Parser, UserError, run_command
 
 if TYPE_CHECKING:
     from amt_jax.data.captions import CaptionTable
@@ -232,7 +232,7 @@ def _report(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.cluster", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", required=True, metavar="DIR", help="dataset folder with encoded captions")

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from amt_jax import storage
-from amt_jax.errors import UserError, run_command
+from amt_jax.errors import Parser, UserError, run_command
 from amt_jax.text.encoder import LENGTH, POOLINGS, TFIDF, clean, load_encoder
 
 if TYPE_CHECKING:
@@ -39,10 +39,9 @@ CHUNK = 1024  # captions: a few seconds of a small network on a CPU
 
 
 def main() -> int:
-    parser = _parser()
-    args = parser.parse_args()
+    args = _parser().parse_args()
     if args.encoder == TFIDF and (args.pooling or args.tokenizer or args.max_tokens != LENGTH):
-        parser.error("--pooling, --max-tokens and --tokenizer are of BERT checkpoints, not of tfidf")
+        raise UserError("--pooling, --max-tokens and --tokenizer are of BERT checkpoints, not of tfidf")
     dataset = storage.local_path(args.dataset)
     from amt_jax.data.card import Card
 
@@ -297,7 +296,7 @@ def _summary(folder: Path, new: int, seconds: float) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.encode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", required=True, metavar="DIR", help="dataset folder whose records have captions")

@@ -199,7 +199,7 @@ def test_a_model_of_semantic_tokens_reads_texts_for_theirs(compose, home):
     code, captured, _ = compose("--text=jazz", "--guide=text=4", run="semantic", output="guide")
     assert (code, captured.err.splitlines()[-1]) == (
         2,
-        "error: guide: nothing is asked of 'text' (did you mean 'semantic'?); asked for: semantic",
+        "error: guide: nothing is asked of 'text' (there are semantic)",
     )
 
 
@@ -273,7 +273,7 @@ def test_odd_texts_make_music_all_the_same(home, tmp_path, capsys, recwarn, text
         ("words", ["--text=jazz", "--negative=drums"], "negative only matters with guidance"),
         ("words", ["--text=jazz", "--guide=tempo=3"], "guide: nothing is asked of 'tempo'"),
         ("words", ["--text=jazz", "--guide=texxt=3"], "nothing is asked of 'texxt' (did you mean 'text'"),
-        ("words", ["--guide=text=3"], "guide: nothing is asked of 'text'; nothing is asked for"),
+        ("words", ["--guide=text=3"], "guide: nothing is asked of 'text' (nothing is asked for)"),
         ("words", ["--style_token=3"], "unknown semantic '3'"),
         ("words", ["--style_token=calm"], "unknown semantic 'calm'"),
         ("words", ["--genre=zydeco"], "unknown genre 'zydeco'"),

@@ -86,7 +86,7 @@ def test_reports_name_sizes_words_and_captions(dataset, monkeypatch, tmp_path, c
     run(monkeypatch, f"--dataset={dataset}", "--k=4", f"--report={tmp_path / 'clusters.png'}")
     assert (tmp_path / "clusters.png").read_bytes().startswith(b"\x89PNG")
     for flags in (["--report=clusters.pdf"], ["--k=1"], ["--k=5:3"], ["--k=many"]):
-        with pytest.raises(SystemExit):
+        with pytest.raises(UserError, match=r"argument --(report|k): "):
             run(monkeypatch, f"--dataset={dataset}", *flags)
 
 
