@@ -13,6 +13,7 @@ fitted table of words (delete DATASET/text to fit it anew). An interrupted run g
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -46,12 +47,22 @@ def main() -> int:
     from amt_jax.data.card import Card
 
     card = Card.load(dataset)
-    try:
-        with storage.lock(dataset, wait=False):
-            encode(dataset, card, args)
-    except BlockingIOError:
-        raise UserError(f"another process is at work on {args.dataset}; wait for it, or stop it") from None
+    with alone(dataset):
+        encode(dataset, card, args)
     return 0
+
+
+@contextlib.contextmanager
+def alone(dataset: Path) -> Iterator[None]:
+    """Holds a dataset folder that texts are written to; UserError if another process holds it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(storage.lock(dataset, wait=False))
+        except BlockingIOError:
+            raise UserError(f"another process is at work on {dataset}; wait for it, or stop it") from None
+        except FileNotFoundError:
+            raise UserError(f"there is no dataset folder {str(dataset)!r}") from None
+        yield
 
 
 def encode(dataset: Path, card: Card, args: argparse.Namespace) -> None:
