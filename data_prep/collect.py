@@ -133,7 +133,8 @@ def _show(report: Report, args: argparse.Namespace, made: bool) -> None:
     command += ["--composer-column=artist", *(["--family-column=family"] if made else [])]
     print(f"next:\n  {shlex.join(command)}")
     described = os.path.join(args.output, "descriptions.jsonl")
-    command = ["python", "-m", "data_prep.describe", f"--metadata={metadata}", f"--output={described}"]
+    command = ["python", "-m", "data_prep.describe", f"--metadata={metadata}", f"--input={music}"]
+    command += [f"--output={described}"]
     print(f"or, if words are wanted:\n  {shlex.join(command)}")
 
 

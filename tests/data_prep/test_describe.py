@@ -1,4 +1,5 @@
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -251,12 +252,15 @@ def test_tables_that_cannot_be_used_say_why(tmp_path, metadata, pairs, says):
 def test_the_command(tmp_path):
     (tmp_path / "midi_metadata.jsonl").write_text(json.dumps(LINE) + "\n")
     command = [sys.executable, "-m", "data_prep.describe", f"--metadata={tmp_path}/midi_metadata.jsonl"]
-    command += [f"--output={tmp_path}/new/descriptions.jsonl", "--captions=2"]
+    output = tmp_path / "new" / "descriptions.jsonl"
+    command += [f"--output={output}", "--captions=2", "--input=my music"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "1 pieces" in done.stdout
     assert "2 captions, 0 of them by people" in done.stdout
-    assert len(json.loads((tmp_path / "new" / "descriptions.jsonl").read_text())["captions"]) == 2
+    assert len(json.loads(output.read_text())["captions"]) == 2
+    following = shlex.split(done.stdout.splitlines()[-1])[2:]
+    assert following == ["data_prep.midi", "--input=my music", "--output=DATASET", f"--descriptions={output}"]
     done = subprocess.run([*command, "--pairs=none.json"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
