@@ -1,7 +1,9 @@
 """Words to music from end to end: MIDI files and descriptions of them, a model, and the commands that listen to it."""
 
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -263,6 +265,32 @@ def test_odd_texts_make_music_all_the_same(home, tmp_path, capsys, recwarn, text
     assert json.loads(midi.read_text(made))["conditions"].get("text", "") == text.strip()
     assert not recwarn.list
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_interactive_asks_what_the_model_knows_and_nothing_else(compose, monkeypatch):
+    said = {
+        **{"text": "a jazz tune", "genre": "zydeco\njazz", "tempo": "90.5", "instruments": "guitar", "guidance": "3"},
+        **{"negative": "folk", "bars": "1", "semantic": "", "composer": "1"},
+    }
+    always = ("temperature", "top_k", "top_p", "repetition_penalty", "prompt", "bars", "seed")
+    for run, flags, expected in (
+        ("words", [], {*said, *always}),
+        ("words", ["--seconds=9"], {*said, *always, "seconds"}),
+        ("composer", [], {"composer", "instruments", "guidance", *always}),
+    ):
+        asked = [name for name in generate.QUESTIONS if name in expected]
+        answers = "".join(f"{said.get(name, '')}\n" for name in asked)
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answers))
+        code, captured, music = compose("--interactive", *flags, run=run, output=f"{run}{len(flags)}")
+        assert code == 0, captured.err
+        prompts = re.findall(r"(\w+) \[[^]]*\]: ", captured.out)
+        assert list(dict.fromkeys(prompts)) == asked
+        assert len(music) == 1
+        if run == "words":
+            assert "genre: folk, jazz\n" in captured.out
+            assert "unknown genre 'zydeco' (there are folk, jazz)" in captured.out
+            (told,) = re.findall("told to the model besides the text: (.*)", captured.out)
+            assert sorted(told.split("; ")) == ["composer Bach", "genre jazz", "tempo 90.5"]
 
 
 @pytest.mark.parametrize(
