@@ -110,10 +110,9 @@ def override(fields: dict[str, Any], words: list[str]) -> dict[str, Any]:
     known = leaves(fields)
     for word in words:
         name = word.split("=")[0]
-        if name.startswith("--config.") and name.removeprefix("--config.") not in known:
-            raise UserError(
-                f"unknown field {near(name, [f'--config.{field}' for field in known], 'see the config file')}"
-            )
+        field = name.removeprefix("--config.")
+        if field != name and field not in known:  # its own likeness counts, without what all begin with
+            raise UserError(f"unknown field --config.{near(field, known, 'see the config file')}")
     values, argv = flags.FlagValues(), ["train", *words]
     config_flags.DEFINE_config_dict("config", ConfigDict(fields), flag_values=values, sys_argv=argv)
     try:
