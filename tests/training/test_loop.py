@@ -121,7 +121,7 @@ def test_resumed_equals_straight_bit_for_bit(straight, tmp_path, make_config, mo
     train(make_config(), run)
     out = capsys.readouterr().out
     assert "from step 4 to 6" in out
-    assert "conditions: composer (add); not in the dataset: genre, " in out
+    assert "conditions: composer (add); not in the dataset: density, genre, " in out
     equal_checkpoints(run, straight, final_state)
     assert [line["step"] for line in lines(run, "train")] == [1, 2, 3, 4, 5, 6]
     for a, b in zip(lines(run, "train"), lines(straight, "train"), strict=True):
