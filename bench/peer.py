@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,17 @@ class Peer:
         self._process.wait(timeout=30)
 
 
+@contextlib.contextmanager
+def open_peer(python: str, **setup: Any) -> Iterator[Peer | None]:
+    """The other side, or nobody where `python` is "none"."""
+    if python == "none":
+        yield None
+        return
+    peer = Peer(python, **setup)
+    yield peer
+    peer.close()
+
+
 def take_turns(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each side in each round, after one round that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -53,12 +65,14 @@ def take_turns(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, 
     return seconds
 
 
-def compare(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+def compare(ours: Sequence[float], peer: Sequence[float] | None = None) -> dict[str, float]:
     """Medians of both, and the median of the rounds' ratios theirs / ours: above 1, we are faster."""
-    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    if peer is None:
+        return {"ours_seconds": statistics.median(ours)}
+    ratios = [b / a for a, b in zip(ours, peer, strict=True)]
     return {
         "ours_seconds": statistics.median(ours),
-        "peer_seconds": statistics.median(theirs),
+        "peer_seconds": statistics.median(peer),
         "ratio": statistics.median(ratios),
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
