@@ -33,7 +33,7 @@ def main() -> None:
             print(f"  {command:{width}}  {what}  (python -m {module})")
         return
     if name not in COMMANDS:
-        print(f"error: unknown command {near(name, list(COMMANDS))}", file=sys.stderr)
+        print(f"error: unknown command {near(name, list(COMMANDS), 'see amt --help')}", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]
     runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)

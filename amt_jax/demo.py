@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from amt_jax.errors import UserError, run_command
+from amt_jax.errors import Parser, UserError, run_command
 
 PIECES = 8
 SECONDS = 30
@@ -18,7 +17,7 @@ TEXT = "a calm piece in a minor key with few notes"
 
 def main() -> None:
     """Reads the flags and runs the commands."""
-    parser = argparse.ArgumentParser(prog="python -m amt_jax.demo", description=__doc__)
+    parser = Parser(prog="python -m amt_jax.demo", description=__doc__)
     parser.add_argument("--midi", type=Path, metavar="DIR", help="your own MIDI files (default: music21's corpus)")
     parser.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR", help="default: %(default)s")
     args = parser.parse_args()

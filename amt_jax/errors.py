@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import traceback
 from collections.abc import Callable
 from difflib import get_close_matches
+from typing import NoReturn
+
+FEW = 12  # choices that fit into a message
 
 
 class UserError(Exception):
@@ -37,10 +41,22 @@ class MidiError(UserError):
         return type(self), (self.reason, self.details)
 
 
-def near(name: str, known: list[str]) -> str:
-    """Returns `name` followed by its nearest spellings among `known`, for an error message."""
-    matches = get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)[:8]
-    return f"{name!r} (did you mean {', '.join(map(repr, matches))}?)" if matches else repr(name)
+class Parser(argparse.ArgumentParser):
+    """A parser of flags whose errors are one line, as all errors are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def near(name: str, known: list[str], see: str = "") -> str:
+    """Returns `name` for an error message, followed by those of `known` that are spelt like it.
+
+    Where none is, all of them follow if they are few, else `see`: where they are to be found.
+    """
+    if matches := get_close_matches(name, known, n=3):
+        return f"{name!r} (did you mean {', '.join(map(repr, matches))}?)"
+    there = f"there are {', '.join(known)}" if 0 < len(known) <= FEW else see
+    return f"{name!r} ({there})" if there else repr(name)
 
 
 def run_command(main: Callable[[], int | None]) -> None:

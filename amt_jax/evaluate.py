@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-
 from amt_jax import storage
-from amt_jax.errors import UserError, run_command
+from amt_jax.errors import Parser, UserError, run_command
 from amt_jax.parallel.peers import add_flags, connect
 
 
 def main(argv: list[str] | None = None) -> None:
     """Reads the flags and evaluates."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m amt_jax.evaluate",
         description="Says how well a run predicts real music and how its own music compares with it. "
         "Writes report.html, report.json and report.csv.",

@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 from amt_jax import storage
-from amt_jax.errors import UserError, run_command
+from amt_jax.errors import Parser, UserError, run_command
 from amt_jax.sampling.settings import GenerationSettings
 
 SETTINGS = {field.name: field.default for field in dataclasses.fields(GenerationSettings)}
 WORDS = ("text", "negative", "guide", "genre", "mood", "tempo", "density")
 QUESTIONS = (
-    *("text", "temperature", "top_k", "top_p", "repetition_penalty", "prompt", "prompt_tokens", "composer", "guidance"),
-    *("seconds", "seed"),
+    *("text", "temperature", "top_k", "top_p", "repetition_penalty", "prompt", "prompt_tokens", "composer", "genre"),
+    *("mood", "tempo", "density", "semantic", "instruments", "guidance", "negative", "bars", "seconds", "seed"),
 )
 
 EXAMPLES = """examples:
@@ -37,7 +37,7 @@ or, in a .txt file, is a text
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m amt_jax.generate",
         description=__doc__,
         epilog=EXAMPLES,
@@ -199,29 +199,44 @@ def deliver(saved, args) -> None:
 
 def interact(generator, asked, args) -> None:
     """Asks for settings and makes a piece, until the person has enough."""
-    known = generator.card.conditions
-    if composers := known.get("composer"):
-        print("composers:", ", ".join(f"{number} {name}" for number, name in enumerate(composers.values, 1)))
+    for name, vocabulary in generator.card.conditions.items():
+        if name == "composer":
+            print("composers:", ", ".join(f"{number} {value}" for number, value in enumerate(vocabulary.values, 1)))
+        elif vocabulary.values:
+            print(f"{name}: {', '.join(vocabulary.values)}")
     print("Enter keeps the value in brackets, none takes it back, q ends.")
-    answers = SETTINGS | {"prompt": None, "prompt_tokens": 128, "composer": None, "text": None} | asked
+    answers = dict.fromkeys(QUESTIONS) | SETTINGS | {"prompt_tokens": 128} | asked
     while True:
-        left_out = {"composer", "text"} - set(known) | (set() if known else {"guidance"})
-        if asked.get("bars") and "seconds" not in asked:
-            left_out.add("seconds")
         for name in QUESTIONS:
-            if name == "prompt_tokens" and (answers["prompt"] is None or "prompt_beats" in asked):
-                left_out.add(name)
-            if name not in left_out:
+            if name in asked or matters(generator, name, answers):
                 try:
                     answers[name] = ask(generator, name, answers[name])
                 except EOFError:
                     return
+        told = [name for name in answers if name in asked or matters(generator, name, answers)]
         try:
-            make(generator, generator.orders({name: answers[name] for name in answers if name not in left_out}), args)
+            make(generator, generator.orders({name: answers[name] for name in told}), args)
         except UserError as error:  # answers that do not go together
             print(error)
             continue
         answers["seed"] = (answers["seed"] + 1) % 2**32
+
+
+def matters(generator, name: str, answers) -> bool:
+    """Whether a setting or a wish says something to a model, by the answers so far."""
+    known = generator.card.conditions
+    match name:
+        case "prompt_tokens":
+            return answers["prompt"] is not None and "prompt_beats" not in answers
+        case "instruments":
+            return "Program" in generator.card.spec.ranges
+        case "guidance":
+            return bool(known)
+        case "negative":
+            return "text" in known and (float(answers["guidance"]) != 1 or "guide" in answers)
+        case "seconds":
+            return not answers["bars"]
+    return name in known or name in SETTINGS or name == "prompt"
 
 
 def ask(generator, name: str, current):
@@ -232,10 +247,10 @@ def ask(generator, name: str, current):
             raise EOFError
         if not answer:
             return current
-        is_number = answer.isdecimal() and name != "text"
+        is_number = answer.isdecimal() and name not in ("text", "negative")
         value = SETTINGS.get(name) if answer == "none" else int(answer) if is_number else answer
         try:
-            generator.orders({name: value})
+            generator.orders({name: value} | ({"guidance": 3} if name == "negative" else {}))  # alone it is refused
             return value
         except UserError as error:
             print(error)

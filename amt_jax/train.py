@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from amt_jax import storage
-from amt_jax.errors import UserError, near, run_command
+from amt_jax.errors import Parser, UserError, near, run_command
 from amt_jax.parallel.peers import AGAIN, add_flags, connect
 
 EPILOG = """\
@@ -34,7 +34,7 @@ Ctrl-C finishes the step and saves."""
 
 def main(argv: list[str] | None = None) -> int:
     """Reads the flags and trains; the exit code is 0 if that is over, and `AGAIN` if it can go on."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m amt_jax.train",
         description="Trains a model on a dataset folder, or goes on with a run.",
         epilog=EPILOG,
@@ -88,7 +88,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argp
     for word in overrides:
         if word.startswith("-") and not word.startswith("--config."):
             known = re.findall(r"--[a-z][a-z-]*", parser.format_usage())
-            raise UserError(f"unknown flag {near(word.split('=')[0], [*known, '--help'])}")
+            raise UserError(f"unknown flag {near(word.split('=')[0], [*known, '--help'], 'see --help')}")
     return args, overrides
 
 
@@ -116,8 +116,9 @@ def override(fields: dict[str, Any], words: list[str]) -> dict[str, Any]:
     known = leaves(fields)
     for word in words:
         name = word.split("=")[0]
-        if name.startswith("--config.") and name.removeprefix("--config.") not in known:
-            raise UserError(f"unknown field {near(name, [f'--config.{field}' for field in known])}")
+        field = name.removeprefix("--config.")
+        if field != name and field not in known:  # its own likeness counts, without what all begin with
+            raise UserError(f"unknown field --config.{near(field, known, 'see the config file')}")
     values, argv = flags.FlagValues(), ["train", *words]
     config_flags.DEFINE_config_dict("config", ConfigDict(fields), flag_values=values, sys_argv=argv)
     try:

@@ -5,12 +5,11 @@ Each takes minutes to compile, so that what stands in the output already is kept
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from pathlib import Path
 
-from amt_jax.errors import run_command
+from amt_jax.errors import Parser, run_command
 
 # One row of a microbatch a chip: four of amt_86m took eight times the bytes through memory.
 PRESETS = ("remi_composer", "amt_86m", "amt_semantic", "amt_1b")
@@ -19,7 +18,7 @@ TOPOLOGIES = ("v5e:4x4", "v5e:8x8", "v5e:16x16")
 
 def main() -> None:
     """Reads the flags, compiles, writes json and markdown."""
-    parser = argparse.ArgumentParser(prog="python -m bench.pods", description=__doc__)
+    parser = Parser(prog="python -m bench.pods", description=__doc__)
     parser.add_argument("--presets", nargs="+", default=PRESETS, choices=PRESETS)
     parser.add_argument("--topologies", nargs="+", default=TOPOLOGIES, metavar="TOPOLOGY")
     parser.add_argument("--output", type=Path, default=Path("bench/results/pods.json"), help="and .md beside it")

@@ -6,20 +6,19 @@ workers and their start. Both take turns over the same files; what counts is the
 
 from __future__ import annotations
 
-import argparse
 import functools
 import shutil
 import tempfile
 import time
 from pathlib import Path
 
-from amt_jax.errors import UserError, run_command
+from amt_jax.errors import Parser, UserError, run_command
 from bench.peer import compare, take_turns, write_results
 
 
 def main() -> None:
     """Reads the flags, measures, prints."""
-    parser = argparse.ArgumentParser(prog="python -m bench.prepare_speed", description=__doc__)
+    parser = Parser(prog="python -m bench.prepare_speed", description=__doc__)
     parser.add_argument("--input", default="demo/midi", metavar="DIR", help="MIDI files (default: the demo's)")
     parser.add_argument("--files", type=int, default=400, help="how many of them, evenly spaced (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=3)

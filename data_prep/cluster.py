@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from amt_jax import storage
-from amt_jax.errors import UserError, run_command
+from amt_jax.errors import Parser, UserError, run_command
 
 if TYPE_CHECKING:
     from amt_jax.data.captions import CaptionTable
@@ -37,6 +37,15 @@ TYPICAL = 5  # captions shown a cluster
 def main() -> int:
     args = _parser().parse_args()
     dataset = storage.local_path(args.dataset)
+    from data_prep.encode import alone
+
+    with alone(dataset):
+        cluster(dataset, args)
+    return 0
+
+
+def cluster(dataset: Path, args: argparse.Namespace) -> None:
+    """Divides a dataset's captions and says how."""
     from amt_jax.data.captions import FOLDER, CaptionTable
     from data_prep.encode import register
 
@@ -54,7 +63,6 @@ def main() -> int:
     if args.report:
         report(Path(args.report), clusters, table, found, args.seed)
         print(f"the report is {args.report}")
-    return 0
 
 
 def fit(pooled: np.ndarray, ks: Sequence[int], seed: int, digest: str) -> Clusters:
@@ -232,7 +240,7 @@ def _report(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.cluster", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", required=True, metavar="DIR", help="dataset folder with encoded captions")

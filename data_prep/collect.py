@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amt_jax import storage
-from amt_jax.errors import UserError, run_command
+from amt_jax.errors import Parser, UserError, run_command
 from data_prep.flags import check_folders, positive
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.collect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -133,7 +133,8 @@ def _show(report: Report, args: argparse.Namespace, made: bool) -> None:
     command += ["--composer-column=artist", *(["--family-column=family"] if made else [])]
     print(f"next:\n  {shlex.join(command)}")
     described = os.path.join(args.output, "descriptions.jsonl")
-    command = ["python", "-m", "data_prep.describe", f"--metadata={metadata}", f"--output={described}"]
+    command = ["python", "-m", "data_prep.describe", f"--metadata={metadata}", f"--input={music}"]
+    command += [f"--output={described}"]
     print(f"or, if words are wanted:\n  {shlex.join(command)}")
 
 

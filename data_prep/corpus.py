@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from amt_jax.errors import UserError, run_command
+from amt_jax.errors import Parser, UserError, run_command
 
 # Seconds for one score; the slowest of the slice takes about two.
 TIMEOUT = 60.0
@@ -54,11 +55,8 @@ def main() -> int:
         tasks = _tasks(Path(args.output))
     except ImportError:
         raise UserError("the corpus is in music21, which is not installed: pip install 'amt_jax[demo]'") from None
-    from tqdm import tqdm
-
     from data_prep import pool
 
-    there = [task for task in tasks if os.path.exists(task[1])]
     todo = [task for task in tasks if not os.path.exists(task[1])]
     failed = Counter()
     try:
@@ -67,7 +65,7 @@ def main() -> int:
     except OSError as error:
         raise UserError(f"cannot write to {args.output!r}: {error.strerror}") from None
     workers = args.workers or pool.usable_cores()
-    with tqdm(total=len(tasks), initial=len(there), desc="converting", unit="score", smoothing=0.1) as bar:
+    with pool.progress("converting", "score", len(tasks), len(tasks) - len(todo)) as bar:
         for _, result in pool.run_all(convert, todo, workers, TIMEOUT, ["music21"]) if todo else ():
             reason = str(result)
             failed[reason] += bool(reason)
@@ -78,13 +76,12 @@ def main() -> int:
     print(f"{made.total()} pieces in {args.output}: " + ", ".join(f"{name} {count}" for name, count in made.items()))
     if not made:
         raise UserError("no score could be converted")
-    print("next:")
-    print(f"  python -m data_prep.midi --input={args.output} --output=DATASET")
+    print(f"next:\n  {shlex.join(['python', '-m', 'data_prep.midi', f'--input={args.output}', '--output=DATASET'])}")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.corpus", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(

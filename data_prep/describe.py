@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amt_jax.errors import run_command
+from amt_jax.errors import Parser, run_command
 from data_prep.flags import positive
 
 if TYPE_CHECKING:
@@ -29,12 +30,12 @@ def main() -> int:
     report = description.describe(
         args.metadata, args.pairs, args.input, Path(args.output), count=args.captions, seed=args.seed
     )
-    _show(report, args.output)
+    _show(report, args.input, args.output)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.describe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _show(report: Report, output: str) -> None:
+def _show(report: Report, music: str | None, output: str) -> None:
     """Prints what was described, and what was not."""
     made = report.captions - report.human
     print(f"{report.pieces} pieces in {output}: {report.captions} captions, {report.human} of them by people,")
@@ -67,8 +68,9 @@ def _show(report: Report, output: str) -> None:
         print(f"  {count:7} left out: {reason}")
     if report.skipped:
         print(f"          each with its reason in {report.skipped_file}")
-    print("next:")
-    print(f"  python -m data_prep.midi --input=DIR --output=DATASET --descriptions={output}")
+    # Without --input it is not known where the music lies.
+    command = ["python", "-m", "data_prep.midi", f"--input={music or 'DIR'}", "--output=DATASET"]
+    print(f"next:\n  {shlex.join([*command, f'--descriptions={output}'])}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ fitted table of words (delete DATASET/text to fit it anew). An interrupted run g
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from amt_jax import storage
-from amt_jax.errors import UserError, run_command
+from amt_jax.errors import Parser, UserError, run_command
 from amt_jax.text.encoder import LENGTH, POOLINGS, TFIDF, clean, load_encoder
 
 if TYPE_CHECKING:
@@ -39,20 +40,29 @@ CHUNK = 1024  # captions: a few seconds of a small network on a CPU
 
 
 def main() -> int:
-    parser = _parser()
-    args = parser.parse_args()
+    args = _parser().parse_args()
     if args.encoder == TFIDF and (args.pooling or args.tokenizer or args.max_tokens != LENGTH):
-        parser.error("--pooling, --max-tokens and --tokenizer are of BERT checkpoints, not of tfidf")
+        raise UserError("--pooling, --max-tokens and --tokenizer are of BERT checkpoints, not of tfidf")
     dataset = storage.local_path(args.dataset)
     from amt_jax.data.card import Card
 
     card = Card.load(dataset)
-    try:
-        with storage.lock(dataset, wait=False):
-            encode(dataset, card, args)
-    except BlockingIOError:
-        raise UserError(f"another process is at work on {args.dataset}; wait for it, or stop it") from None
+    with alone(dataset):
+        encode(dataset, card, args)
     return 0
+
+
+@contextlib.contextmanager
+def alone(dataset: Path) -> Iterator[None]:
+    """Holds a dataset folder that texts are written to; UserError if another process holds it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(storage.lock(dataset, wait=False))
+        except BlockingIOError:
+            raise UserError(f"another process is at work on {dataset}; wait for it, or stop it") from None
+        except FileNotFoundError:
+            raise UserError(f"there is no dataset folder {str(dataset)!r}") from None
+        yield
 
 
 def encode(dataset: Path, card: Card, args: argparse.Namespace) -> None:
@@ -297,7 +307,7 @@ def _summary(folder: Path, new: int, seconds: float) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.encode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", required=True, metavar="DIR", help="dataset folder whose records have captions")

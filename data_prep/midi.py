@@ -2,10 +2,11 @@
 
     python -m data_prep.midi --input=DIR --output=DATASET
 
-Composers are the folders directly in DIR, or come from a table (--metadata). Pieces of one work share a split: files in
-one folder below the composer's, files with one value in --family-column or, without it, windows of one file in
---descriptions, and near-identical music. Exact copies are left out. Run again, it adds what is new to the dataset and
-keeps every split and every composer's id. DIR and DATASET may lie in a bucket: gs://… or s3://….
+Composers are the folders directly in DIR, or come from a table (--metadata). Pieces of one work share a split: those of
+one value in --family-column or, without it, windows of one file in --descriptions; of files of which these say nothing,
+those in one folder below the composer's; and near-identical music. Exact copies are left out. Run again, it adds what
+is new to the dataset and keeps every split and every composer's id. DIR and DATASET may lie in a bucket: gs://… or
+s3://….
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from amt_jax import storage
-from amt_jax.errors import UserError, run_command
+from amt_jax.errors import Parser, UserError, run_command
 from data_prep.flags import check_folders, positive
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.midi", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -136,7 +137,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--metadata", type=here, metavar="FILE", help="a .csv or .jsonl table about the files")
     add("--path-column", default="path", help="its column of paths relative to --input (default %(default)s)")
     add("--composer-column", metavar="COLUMN", help="its column of composers")
-    add("--family-column", metavar="COLUMN", help="its column that names the work a file is a performance of")
+    add(
+        "--family-column",
+        metavar="COLUMN",
+        help="its column that names the work a file is a performance of; it counts instead of the file's folder",
+    )
     add(
         "--min-count",
         type=int,

@@ -15,19 +15,21 @@ import csv
 import io
 import json
 import os
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amt_jax import storage
-from amt_jax.errors import UserError, run_command
+from amt_jax.errors import Parser, UserError, run_command
 from data_prep.words.pairs import FILE
 
 if TYPE_CHECKING:
     from data_prep.words.pairing import Match, Thresholds, Verdict
 
 PAIRS, AMBIGUOUS, UNPAIRED = FILE, "ambiguous.csv", "unpaired.csv"
+DESCRIPTIONS = "descriptions.jsonl"  # to be made
 Row = Mapping[str, Any]
 
 
@@ -49,6 +51,9 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder, files, texts, verdicts)
     _show(folder, files, texts, verdicts)
+    command = ["python", "-m", "data_prep.describe", f"--metadata={args.metadata}", f"--pairs={folder / PAIRS}"]
+    command += [f"--input={args.input}"] if args.input else []
+    print(f"next:\n  {shlex.join([*command, f'--output={folder / DESCRIPTIONS}'])}")
     return 0
 
 
@@ -137,8 +142,6 @@ def _show(folder: Path, files: Sequence[Row], texts: Sequence[Row], verdicts: Se
     paths = {row[field] for row in files for field in ("path", "family") if row.get(field)}
     if lost := [text["path"] for text in texts if text.get("path") and text["path"] not in paths]:
         print(f"  {len(lost):7} of them name a file that is not in the metadata, {lost[0]!r} first")
-    print("next:")
-    print(f"  python -m data_prep.describe --metadata=… --pairs={folder / PAIRS}")
 
 
 def _names(row: Row) -> list[str]:
@@ -164,7 +167,7 @@ def _csv(rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.pair", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument

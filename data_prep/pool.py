@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from tqdm import tqdm
+
 from amt_jax.errors import UserError
 
 TIMED_OUT = "timed out"
@@ -34,6 +36,16 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, done: int, total: int):
         super().__init__()
         self.done, self.total = done, total
+
+
+@contextlib.contextmanager
+def progress(title: str, unit: str, total: int, done: int) -> Iterator[tqdm]:
+    """A progress bar over `total` inputs of which some are `done` already; under it Ctrl-C is `Interrupted`."""
+    with tqdm(total=total, initial=done, desc=title, unit=unit, smoothing=0.1) as bar:
+        try:
+            yield bar
+        except KeyboardInterrupt:
+            raise Interrupted(bar.n, bar.total) from None
 
 
 def usable_cores() -> int:

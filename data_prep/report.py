@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amt_jax import storage
-from amt_jax.errors import run_command
+from amt_jax.errors import Parser, run_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -303,7 +303,7 @@ def _short(name: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument

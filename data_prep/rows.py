@@ -72,4 +72,4 @@ def require_columns(file: str, columns: Collection[str], wanted: Collection[str]
     for column in wanted:
         if column not in columns:
             known = [str(each) for each in columns]
-            raise UserError(f"{file} has no column {near(column, known)}; its columns: {', '.join(known) or 'none'}")
+            raise UserError(f"{file} has no column {near(column, known, f'it has {len(known)} others')}")

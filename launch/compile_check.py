@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amt_jax.errors import UserError, run_command
+from amt_jax.errors import Parser, UserError, run_command
 from amt_jax.train import parse
 from launch.chips import slice_devices
 from launch.report import Figures, Report, lines
@@ -39,7 +39,7 @@ as for amt_jax.train, such as --config.mesh.fsdp=16."""
 
 def main(argv: list[str] | None = None) -> None:
     """Reads the flags, compiles, prints."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m launch.compile_check",
         description="Compiles a training ahead of time for a TPU slice, with no TPU attached.",
         epilog=EPILOG,

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
-from amt_jax.errors import UserError, run_command
+from amt_jax.errors import Parser, UserError, run_command
 from amt_jax.parallel.cluster import FLAGS
 from amt_jax.parallel.peers import AGAIN
 
@@ -28,7 +28,7 @@ PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command N times, as one; returns the exit code of the one that failed, if any."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m launch.local",
         description="Starts a command as N processes of one run on this host. The host's GPUs are divided among them.",
         epilog="Ctrl-C stops all; so does one that fails, and its exit code becomes that of this command.",

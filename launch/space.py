@@ -32,7 +32,7 @@ def parse_space(words: Sequence[str], fields: Mapping[str, Any]) -> dict[str, Ba
         if not equals:
             raise UserError(f"what is --search {word!r}? a search looks like FIELD=RANGE, the range {FORMS}")
         if field not in known:
-            raise UserError(f"--search: unknown field {near(field, list(known))}")
+            raise UserError(f"--search: unknown field {near(field, list(known), 'see the config file')}")
         if field in space:
             raise UserError(f"--search names {field} twice")
         space[field], edges = parse_range(text, type(known[field]), f"--search {word}")

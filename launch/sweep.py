@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amt_jax import storage
-from amt_jax.errors import UserError, run_command
+from amt_jax.errors import Parser, UserError, run_command
 from amt_jax.train import load_config, override, parse
 from launch.local import gpus as visible_gpus
 
@@ -41,7 +41,7 @@ in another terminal, or on another host that sees the folder, helps. --trials an
 
 def main(argv: list[str] | None = None) -> None:
     """Reads the flags, begins a sweep or goes on with one, and shows what it found."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m launch.sweep",
         description="Searches fields of a config for the lowest validation loss, or goes on with a search.",
         epilog=EPILOG,

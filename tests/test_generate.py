@@ -107,7 +107,8 @@ def test_help_is_fast(shell):
         (["--seconds=-3"], "seconds is between"),
         (["--prompt=/nowhere.mid"], "cannot continue"),
         (["--checkpoint=99"], "no checkpoint"),
-        (["--replay=/nowhere.mid"], "cannot replay"),
+        (["--replay=/nowhere.mid"], "cannot replay /nowhere.mid: unreadable: No such file or directory; name a .mid"),
+        ([f"--replay={__file__}"], f"cannot replay {__file__}: not a MIDI file; name a .mid file that amt_jax"),
         (["--batch=/nowhere.jsonl"], "cannot read"),
         (["--max_batch=0"], "max_batch"),
         (["--profile", "--interactive"], "--profile goes with"),
@@ -124,6 +125,16 @@ def test_refusals_are_one_line(command, tmp_path, flags, message):
     assert message in line
     assert all("composing" in each or not each for each in before)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_piece_without_a_note_is_made_and_made_again(command, tmp_path):
+    code, captured = command("--max_tokens=1", f"--output={tmp_path / 'out'}")
+    assert code == 0, captured.err
+    assert "0 notes" in captured.out
+    (made,) = (tmp_path / "out").glob("*.mid")
+    code, captured = command(f"--replay={made}", f"--output={tmp_path / 'again'}")
+    assert code == 0, captured.err
+    assert (tmp_path / "again" / made.name).read_bytes() == made.read_bytes()
 
 
 def test_a_batch_file_and_all_composers(command, tmp_path):

@@ -1,7 +1,9 @@
 """Words to music from end to end: MIDI files and descriptions of them, a model, and the commands that listen to it."""
 
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -185,7 +187,7 @@ def test_a_model_of_semantic_tokens_reads_texts_for_theirs(compose, home):
     code, captured, _ = compose("--text=jazz", "--guide=text=4", run="semantic", output="guide")
     assert (code, captured.err.splitlines()[-1]) == (
         2,
-        "error: guide: nothing is asked of 'text' (did you mean 'semantic'?); asked for: semantic",
+        "error: guide: nothing is asked of 'text' (there are semantic)",
     )
 
 
@@ -251,6 +253,32 @@ def test_odd_texts_make_music_all_the_same(home, tmp_path, capsys, recwarn, text
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
+def test_interactive_asks_what_the_model_knows_and_nothing_else(compose, monkeypatch):
+    said = {
+        **{"text": "a jazz tune", "genre": "zydeco\njazz", "tempo": "90.5", "instruments": "guitar", "guidance": "3"},
+        **{"negative": "folk", "bars": "1", "semantic": "", "composer": "1"},
+    }
+    always = ("temperature", "top_k", "top_p", "repetition_penalty", "prompt", "bars", "seed")
+    for run, flags, expected in (
+        ("words", [], {*said, *always}),
+        ("words", ["--seconds=9"], {*said, *always, "seconds"}),
+        ("composer", [], {"composer", "instruments", "guidance", *always}),
+    ):
+        asked = [name for name in generate.QUESTIONS if name in expected]
+        answers = "".join(f"{said.get(name, '')}\n" for name in asked)
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answers))
+        code, captured, music = compose("--interactive", *flags, run=run, output=f"{run}{len(flags)}")
+        assert code == 0, captured.err
+        prompts = re.findall(r"(\w+) \[[^]]*\]: ", captured.out)
+        assert list(dict.fromkeys(prompts)) == asked
+        assert len(music) == 1
+        if run == "words":
+            assert "genre: folk, jazz\n" in captured.out
+            assert "unknown genre 'zydeco' (there are folk, jazz)" in captured.out
+            (told,) = re.findall("told to the model besides the text: (.*)", captured.out)
+            assert sorted(told.split("; ")) == ["composer Bach", "genre jazz", "tempo 90.5"]
+
+
 @pytest.mark.parametrize(
     ("run", "flags", "message"),
     [
@@ -259,7 +287,7 @@ def test_odd_texts_make_music_all_the_same(home, tmp_path, capsys, recwarn, text
         ("words", ["--text=jazz", "--negative=drums"], "negative only matters with guidance"),
         ("words", ["--text=jazz", "--guide=tempo=3"], "guide: nothing is asked of 'tempo'"),
         ("words", ["--text=jazz", "--guide=texxt=3"], "nothing is asked of 'texxt' (did you mean 'text'"),
-        ("words", ["--guide=text=3"], "guide: nothing is asked of 'text'; nothing is asked for"),
+        ("words", ["--guide=text=3"], "guide: nothing is asked of 'text' (nothing is asked for)"),
         ("words", ["--style_token=3"], "unknown semantic '3'"),
         ("words", ["--style_token=calm"], "unknown semantic 'calm'"),
         ("words", ["--genre=zydeco"], "unknown genre 'zydeco'"),

@@ -128,9 +128,8 @@ class Vocabulary:
         for value in self.values:
             if value.casefold() == name.strip().casefold():
                 return value
-        raise UserError(
-            f"unknown {condition} {near(name, list(self.values))}; this model knows: {', '.join(self.values)}"
-        )
+        see = "those that this model knows are in dataset.json of its run folder"
+        raise UserError(f"unknown {condition} {near(name, list(self.values), see)}")
 
 
 @dataclasses.dataclass(frozen=True)

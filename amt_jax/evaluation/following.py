@@ -20,7 +20,7 @@ from amt_jax.music.features import features
 from amt_jax.sampling.generator import Generator
 from amt_jax.sampling.order import Order
 from amt_jax.sampling.settings import GenerationSettings
-from amt_jax.text import understanding
+from amt_jax.text import vocabulary
 from amt_jax.text.understanding import Understanding, understand_all
 
 ASPECTS = ("tempo", "mode", "density", "instruments")
@@ -47,7 +47,7 @@ def wanted(found: Understanding) -> dict[str, Any]:
         "tempo": found.tempo,
         "mode": found.mode,
         "density": found.density,
-        "instruments": frozenset(found.values(understanding.INSTRUMENT)),
+        "instruments": frozenset(found.values(vocabulary.INSTRUMENT)),
     }
     return {name: value for name, value in aspects.items() if value}
 

@@ -269,6 +269,8 @@ def _labels(metric: str) -> Sequence[str]:
 def _number(value: float) -> str:
     if not math.isfinite(value):
         return "-"
+    if abs(value) < 0.001:  # 0 is 0, and 0.00002 is more than that
+        return f"{value:.2g}"
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
     return f"{value:,.{digits}f}"
 

@@ -16,6 +16,7 @@ MAX_BEATS = 20_000
 MAX_NOTES = 200_000
 MAX_TRACKS = 128
 TEMPO_RANGE = (4.0, 1000.0)
+NOT_MIDI = "not a MIDI file"
 
 
 def load(path: str | os.PathLike) -> Score:
@@ -23,23 +24,31 @@ def load(path: str | os.PathLike) -> Score:
 
     What passes can be tokenized in bounded time and memory. Notes without length are dropped.
     """
-    try:
-        if (size := os.path.getsize(path)) > MAX_BYTES:
-            raise MidiError("file too large", f"{size >> 20} MiB, at most {MAX_BYTES >> 20}")
-        return load_bytes(Path(path).read_bytes())
-    except OSError as error:
-        raise MidiError("unreadable", f"{error.strerror or error}") from None
+    return load_bytes(_read(path))
 
 
 def load_bytes(data: bytes) -> Score:
     """Loads a MIDI file's content; see `load`."""
-    try:
-        score = Score.from_midi(data)
-    except Exception as error:  # The parser raises many types, none of them documented.
-        raise MidiError("not a MIDI file", " ".join(str(error).split())[:120]) from None
+    score = _parse(data)
     _check_frame(score)
     _check_notes(score)
     return score
+
+
+def _read(path: str | os.PathLike) -> bytes:
+    try:
+        if (size := os.path.getsize(path)) > MAX_BYTES:
+            raise MidiError("file too large", f"{size >> 20} MiB, at most {MAX_BYTES >> 20}")
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise MidiError("unreadable", f"{error.strerror or error}") from None
+
+
+def _parse(data: bytes) -> Score:
+    try:
+        return Score.from_midi(data)
+    except Exception as error:  # The parser raises many types, none of them documented.
+        raise MidiError(NOT_MIDI, " ".join(str(error).split())[:120]) from None
 
 
 def _check_frame(score: Score) -> None:
@@ -97,6 +106,6 @@ def save(score: Score, path: str | os.PathLike, text: str | None = None) -> None
 
 
 def read_text(path: str | os.PathLike) -> str | None:
-    """The text that `save` put into a file; a foreign file's marker at its start, or None."""
-    markers = load(path).markers
+    """The text that `save` put into a file, also one without notes; a foreign file's marker at its start, or None."""
+    markers = _parse(_read(path)).markers
     return markers[0].text if markers and markers[0].time == 0 else None

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from amt_jax.training.run_folder import RunFolder
 
+REPLAYABLE = "name a .mid file that amt_jax.generate made"
 LONGEST_NAME = 80  # bytes of a file's name before its seed; file systems count bytes, and take 255
 
 
@@ -167,9 +168,10 @@ class Generator:
                 instruments=tuple(recipe["instruments"]),
             )
         except midi.MidiError as error:
-            raise UserError(f"cannot replay {path}: {error}") from None
+            why = error.reason if error.reason == midi.NOT_MIDI else error  # the parser's words help nobody here
+            raise UserError(f"cannot replay {path}: {why}; {REPLAYABLE}") from None
         except (ValueError, KeyError, TypeError, zlib.error):
-            raise UserError(f"cannot replay {path}: it carries no recipe of amt_jax") from None
+            raise UserError(f"cannot replay {path}: it carries no recipe of amt_jax; {REPLAYABLE}") from None
         if checkpoint != self.checkpoint:
             raise UserError(
                 f"cannot replay {path}: checkpoint {checkpoint[:12]} made it, this is {self.checkpoint[:12]}; "

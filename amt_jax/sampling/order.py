@@ -94,7 +94,7 @@ def make_orders(card: Card, tokenizer: SymbolicTokenizer, values: Mapping[str, A
             )
             raise UserError(f"this model was not trained with {name}: {others}")
         if name not in known:
-            raise UserError(f"unknown {near(name, known)}")
+            raise UserError(f"unknown {near(name, known, 'see python -m amt_jax.generate --help')}")
     settings = GenerationSettings(**{name: values[name] for name in SETTINGS if name in values})
     if settings.bars and "seconds" not in values:
         settings = dataclasses.replace(settings, seconds=LONGEST)
@@ -135,8 +135,7 @@ def guided(orders: Sequence[Order], told: Set[str]) -> list[Order]:
     asked = {name for order in orders for name in order.conditions if name in told}
     for name in dict.fromkeys(name for order in orders for name in order.guide):
         if name not in asked:
-            known = f"asked for: {', '.join(sorted(asked))}" if asked else "nothing is asked for"
-            raise UserError(f"guide: nothing is asked of {near(name, sorted(asked))}; {known}")
+            raise UserError(f"guide: nothing is asked of {near(name, sorted(asked), 'nothing is asked for')}")
     kept = ({name: scale for name, scale in order.guide.items() if name in order.conditions} for order in orders)
     return [dataclasses.replace(order, guide=guide) for order, guide in zip(orders, kept, strict=True)]
 

@@ -15,9 +15,9 @@ from amt_jax.data.conditions import SEMANTIC, TEXT
 from amt_jax.errors import UserError
 from amt_jax.music import instruments
 from amt_jax.sampling.order import INSTRUMENTS, Order
-from amt_jax.text import understanding
+from amt_jax.text import understanding, vocabulary
 from amt_jax.text.clusters import Clusters, normalise
-from amt_jax.text.encoder import load_encoder
+from amt_jax.text.encoder import clean, load_encoder
 
 if TYPE_CHECKING:
     from amt_jax.text.encoder import Encoder
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 NEAREST = 3
 SHOWN = 200  # characters of a text
-LABELS = {"genre": understanding.GENRE, "mood": understanding.MOOD, INSTRUMENTS: understanding.INSTRUMENT}
+LABELS = {"genre": vocabulary.GENRE, "mood": vocabulary.MOOD, INSTRUMENTS: vocabulary.INSTRUMENT}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Wish:
       nearest: captions of the training data that are most like it, with their similarity (cosine).
       unheard: what it names of genres, moods and instruments that no training text has.
       norm: length of its vector; 0 if the encoder knows none of its words.
+      words: that it has.
+      words_read: of these by the encoder, from the first on.
       conditions: what else the model is told: condition -> value; of an order, with what was said apart from the text.
       excluded: instruments that it says not to have, if the order does not name those that may sound.
     """
@@ -45,6 +47,8 @@ class Wish:
     nearest: tuple[tuple[str, float], ...]
     unheard: tuple[str, ...]
     norm: float
+    words: int
+    words_read: int
     conditions: dict[str, Any]
     excluded: tuple[str, ...]
 
@@ -61,7 +65,7 @@ class Wish:
             ]
             if named:
                 lines.append(f"{name}: {', '.join(named)}")
-        if found.values(understanding.MOOD):
+        if found.values(vocabulary.MOOD):
             lines.append(f"emotion: valence {found.valence:+.2f}, arousal {found.arousal:+.2f}")
         facts = {
             "tempo": f"{found.bpm:g} BPM" if found.bpm else found.tempo,
@@ -73,6 +77,11 @@ class Wish:
             lines.append(f"note: this seems to be in another language ({found.language}); only English is understood")
         elif not self.norm:
             lines.append("note: the model's text encoder knows none of these words; the music is not led by them")
+        if self.words_read < self.words:
+            lines.append(
+                f"note: the model's text encoder reads the first {self.words_read} of {self.words} words; the music is "
+                "not led by the others"
+            )
         if self.unheard and self.norm:
             lines.append(f"note: in no text that the model was trained with: {', '.join(self.unheard)}")
         lines += [f"like the training text ({likeness:.2f}): {text}" for text, likeness in self.nearest]
@@ -122,16 +131,25 @@ class Reader:
             known = self._card.conditions[name].values if name in self._card.conditions else ()
             if values := [value for value in found.values(label) if value in known]:
                 conditions[name] = values
-        if found.bpm and "tempo" in self._card.conditions:
-            conditions["tempo"] = found.bpm
+        if found.tempo and "tempo" in self._card.conditions:
+            conditions["tempo"] = found.bpm or float(vocabulary.tables()["tempo"][found.tempo]["bpm"])
         if SEMANTIC in self._card.conditions:
             cluster = int(Clusters.load(self._folder).assign(pooled[None])[0])
             if cluster >= 0:
                 conditions[SEMANTIC] = str(cluster)
-        excluded = found.values(understanding.INSTRUMENT, negated=True) if self._has_programs else ()
+        excluded = found.values(vocabulary.INSTRUMENT, negated=True) if self._has_programs else ()
         named = dict.fromkeys(value for label in LABELS.values() for value in found.values(label))
         unheard = tuple(value for value in named if value not in self._vocabulary)
-        return Wish(found, self._nearest(pooled), unheard, float(np.linalg.norm(pooled)), conditions, excluded)
+        return Wish(
+            found,
+            self._nearest(pooled),
+            unheard,
+            float(np.linalg.norm(pooled)),
+            len(clean(text).split()),
+            self.encoder.words_read(text),
+            conditions,
+            excluded,
+        )
 
     def _nearest(self, pooled: np.ndarray) -> tuple[tuple[str, float], ...]:
         texts, vectors = self._trained_with

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 import hashlib
@@ -16,7 +17,7 @@ from flax import nnx
 
 from amt_jax.errors import UserError
 from amt_jax.pretrained import bert
-from amt_jax.text.encoder import LENGTH, Encoder
+from amt_jax.text.encoder import LENGTH, Encoder, clean
 
 ROWS = (1, 8, 64)  # texts a call; a single one is what generation asks for
 STEP = 8  # a text is padded to a multiple of it
@@ -44,6 +45,7 @@ class BertEncoder(Encoder):
         self.pooling = pooling or _pooling(folder)
         self.length, self.width = length, config.hidden_size
         self._casefold = bool(getattr(reference, "do_lower_case", False))
+        self._reference = reference
         self._tokenize: Callable[[Sequence[str]], list[list[int]]] = functools.partial(_tokenize, reference, length)
         if tokenizer == "tf_text":
             from amt_jax.text.tf_text import TfTextTokenizer
@@ -60,7 +62,18 @@ class BertEncoder(Encoder):
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of clean texts, between the two specials, at most `length` of them."""
-        return self._tokenize([text.casefold() if self._casefold else text for text in texts])
+        return self._tokenize([self._spelt(text) for text in texts])
+
+    def words_read(self, text: str) -> int:
+        words = self._spelt(clean(text)).split()
+
+        def tokens(first: int) -> int:
+            return len(_tokenize(self._reference, self.length + 1, [" ".join(words[:first])])[0])
+
+        return bisect.bisect_right(range(1, len(words) + 1), self.length, key=tokens)
+
+    def _spelt(self, text: str) -> str:
+        return text.casefold() if self._casefold else text
 
     def encode_unique(self, texts: Sequence[str]) -> list[np.ndarray]:
         ids = self.tokenize(texts)

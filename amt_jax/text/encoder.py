@@ -76,6 +76,10 @@ class Encoder(abc.ABC):
                 mask[row, : len(found[text])] = True
         return States(values, mask)
 
+    def words_read(self, text: str) -> int:
+        """How many words of a text are read, from its first on: all, unless it is longer than `length`."""
+        return len(clean(text).split())
+
     def pool(self, states: States) -> np.ndarray:
         """One vector a text; zeros for one without tokens. [N, D] float32"""
         if self.pooling == "cls":

@@ -9,34 +9,29 @@ import dataclasses
 import functools
 import itertools
 import re
-import tomllib
 import unicodedata
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from amt_jax.errors import UserError
-from amt_jax.music import instruments
 from amt_jax.music.classes import tempo_class
+from amt_jax.text import vocabulary
+from amt_jax.text.keys import key_and_mode
+from amt_jax.text.vocabulary import GENRE, INSTRUMENT, LABELS, MOOD, SHORTEST_MISSPELT
 
 if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.matcher import PhraseMatcher
     from spacy.tokens import Doc, Span
 
-GENRE, MOOD, INSTRUMENT = LABELS = ("GENRE", "MOOD", "INSTRUMENT")
 TRAINED = "en_core_web_sm"
 MAX_CHARACTERS = 100_000  # what comes after is not read
 MAX_KEYWORDS = 64
-# Confidences: the name itself; another form or word for it; misspelt, times the likeness, which is at least LIKENESS.
-EXACT, FORM, LIKENESS, SHORTEST_MISSPELT = 1.0, 0.9, 0.83, 6
+EXACT, FORM = 1.0, 0.9  # confidences: the name itself; another form or word for it, misspelt times the likeness
 
 _ARTICLES = frozenset(("a", "an", "the", "some", "any"))
-_NOTES = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
-_KEYS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")  # as amt_jax.music.features spells them
-_KEY = re.compile(r"(?<![\w#'])([A-Ga-g])(?:[ -]?(#|♯|♭|b|sharps?|flat))?[ -]?(major|minor|maj|min|dur|moll)\b", re.I)
-# "in E flat", "key of G"; "in A Night at the Opera" names no key.
-_TONIC = re.compile(r"\b(?:key of|in) ([A-G])(?:[ -]?(#|♯|♭|b|sharp|flat))?(?=$|[.,;!?)]| [a-z])")
+_JOINED = _ARTICLES | {"and", "or", "nor"}
+_VERBS = frozenset(("is", "are", "be", "being", "should", "must", "shall", "to"))  # before "absent"
 _BPM = re.compile(
     r"\b([1-9]\d{1,2}(?:\.\d+)?) ?(?:bpm\b|beats (?:per|a) minute)"
     r"|(?:♩|\bbpm|\btempo) ?(?:=|:|of|at)? ?(?:about|around)? ?([1-9]\d{1,2})\b",
@@ -53,7 +48,7 @@ class Entity:
       label: GENRE, MOOD or INSTRUMENT.
       value: its canonical name.
       words: as the text has them, without hyphens.
-      confidence: 0..1, by EXACT, FORM and LIKENESS.
+      confidence: 0..1, by EXACT, FORM and vocabulary.LIKENESS.
       negated: the text says not to have it.
     """
 
@@ -139,35 +134,10 @@ def clean(text: str) -> str:
     return " ".join(text.split())
 
 
-@functools.cache
-def vocabulary() -> dict[str, dict[str, dict[str, Any]]]:
-    """vocabulary.toml: table -> value -> its fields."""
-    return tomllib.loads((Path(__file__).parent / "vocabulary.toml").read_text(encoding="utf-8"))
-
-
-@functools.cache
-def _words(table: str) -> frozenset[str]:
-    return frozenset(vocabulary()[table]["words"])
-
-
 @functools.lru_cache(65536)
 def genre(name: str) -> str:
     """The genre that a whole name is a word for, "" if it is none."""
-    return _forms()[GENRE].get(_plain(clean(name)).casefold(), "")
-
-
-def is_form(genre: str) -> bool:
-    """Whether a piece can be one: a waltz or a fugue, not jazz."""
-    return vocabulary()["genres"].get(genre, {}).get("form", False)
-
-
-def with_broader(genres: Iterable[str]) -> list[str]:
-    """Genres and those that they always belong to: jig -> jig, folk. Unknown ones stay as they are."""
-    table, found = vocabulary()["genres"], list(genres)
-    for genre in found:
-        if (broader := table.get(genre, {}).get("broader")) and broader not in found:
-            found.append(broader)
-    return found
+    return vocabulary.forms()[GENRE].get(_plain(clean(name)).casefold(), "")
 
 
 @functools.cache
@@ -185,50 +155,7 @@ def _plain(text: str) -> str:
 
 
 def _less(match: re.Match) -> str:
-    return f"no {match[1]};" if match[1].casefold() in _forms()[INSTRUMENT] else match[0]
-
-
-@functools.cache
-def _forms() -> dict[str, dict[str, str]]:
-    """Label -> form (lower case) -> value."""
-    words = vocabulary()
-    forms: dict[str, dict[str, str]] = {label: {} for label in (*LABELS, "TEMPO", "DENSITY", "NOT", "")}
-    for genre, fields in words["genres"].items():
-        for word in fields["words"]:
-            forms[GENRE] |= dict.fromkeys((word, _plural(word)), genre)
-    forms[GENRE] |= {_plural(genre): genre for genre in words["genres"]}
-    forms[GENRE] |= {genre: genre for genre in words["genres"]}
-    for mood, fields in words["moods"].items():
-        for word in (*fields["words"], mood):
-            forms[MOOD] |= dict.fromkeys((word, *_adverb_and_noun(word)), mood)
-    for name in (*instruments.LABELS, *itertools.chain(*instruments.ALIASES.values()), *instruments.NAMES):
-        if name not in _words("unsaid") and not re.search(r"[(\d]", name):
-            forms[INSTRUMENT] |= dict.fromkeys((_plural(name), name), instruments.find(name))
-    for value, fields in words["instruments"].items():
-        for word in fields["words"]:
-            forms[INSTRUMENT] |= dict.fromkeys((word, _plural(word)), value)
-    for label, table in (("TEMPO", "tempo"), ("DENSITY", "density")):
-        for value, fields in words[table].items():
-            if value != "moderate":  # by itself it may be of either
-                forms[label][value] = value
-            forms[label] |= dict.fromkeys(fields["words"], value)
-    forms["NOT"] = dict.fromkeys(_words("negation"), "")
-    forms[""] = dict.fromkeys(_words("ignored"), "")
-    return forms
-
-
-def _plural(word: str) -> str:
-    if re.search(r"(s|x|z|ch|sh)$", word):
-        return word + "es"
-    return re.sub(r"(?<=[^aeiou])y$", "ie", word) + "s"
-
-
-def _adverb_and_noun(word: str) -> tuple[str, str]:
-    """sad -> sadly, sadness."""
-    if word.endswith("le"):
-        return word[:-1] + "y", word + "ness"
-    stem = word[:-1] + "i" if word.endswith("y") else word
-    return stem + ("ally" if word.endswith("ic") else "ly"), stem + "ness"
+    return f"no {match[1]};" if match[1].casefold() in vocabulary.forms()[INSTRUMENT] else match[0]
 
 
 @functools.cache
@@ -243,7 +170,7 @@ def _tools() -> tuple[Language, PhraseMatcher]:
     language = spacy.load(TRAINED, exclude=["ner", "parser"]) if trained else spacy.blank("en")
     language.max_length = 4 * MAX_CHARACTERS  # each emoji gets two spaces
     matcher = PhraseMatcher(language.vocab, attr="LOWER")
-    for label, forms in _forms().items():
+    for label, forms in vocabulary.forms().items():
         for value in dict.fromkeys(forms.values()):
             docs = [language.make_doc(form) for form, of in forms.items() if of == value]
             matcher.add(f"{label}|{value}", docs)
@@ -260,7 +187,11 @@ def _understand(text: str, doc: Doc, matcher: PhraseMatcher) -> Understanding:
         return Understanding(text, language=code)
     found += [(*match, doc[i : i + 1], likeness) for i, match, likeness in _misspelt(doc, known)]
     found.sort(key=lambda each: each[2].start)
-    negated = set().union(*(_scope(doc, span) for label, _, span, _ in found if label == "NOT"))
+    named = {token.i for label, _, span, _ in found if label in LABELS for token in span}
+    negated = set().union(
+        *(_scope(doc, span) for label, _, span, _ in found if label == "NOT"),
+        *(_scope_before(doc, span, named) for label, _, span, _ in found if label == "ABSENT"),
+    )
     entities: dict[tuple, Entity] = {}
     classes = {"TEMPO": "", "DENSITY": ""}
     for label, value, span, confidence in found:
@@ -272,7 +203,7 @@ def _understand(text: str, doc: Doc, matcher: PhraseMatcher) -> Understanding:
                 entities[label, value, no] = entity
         elif label in classes and not no:
             classes[label] = classes[label] or value
-    key, mode = _key_and_mode(text)
+    key, mode = key_and_mode(text)
     bpm = next((float(match[1] or match[2]) for match in _BPM.finditer(text)), None)
     valence, arousal = _emotion(entities.values())
     return Understanding(
@@ -304,7 +235,7 @@ def _scope(doc: Doc, cue: Span) -> set[int]:
     """Tokens that a negation takes back."""
     scope: set[int] = set()
     words = [token.lower_ for token in doc[cue.end : cue.end + 40]]
-    stops = _words("clause_ends") | _words("negation")  # The next negation has a scope of its own.
+    stops = vocabulary.words("clause_ends") | vocabulary.words("negation")  # The next negation has a scope of its own.
     ends = next((i for i, word in enumerate(words) if word in stops), len(words))
     for i, word in enumerate(words[:ends]):
         if word == "," and not {"or", "nor"} & set(words[i : ends + 1]):
@@ -316,45 +247,24 @@ def _scope(doc: Doc, cue: Span) -> set[int]:
     return scope
 
 
+def _scope_before(doc: Doc, cue: Span, named: set[int]) -> set[int]:
+    """Tokens that words of absence take back, named right before them: "the drums and the bass are left out"."""
+    scope: set[int] = set()
+    i = cue.start - 1
+    while i >= 0 and doc[i].lower_ in _VERBS:
+        i -= 1
+    while i >= 0 and (i in named or doc[i].lower_ in _JOINED):
+        scope.add(i)
+        i -= 1
+    return scope
+
+
 def _misspelt(doc: Doc, known: set[int]) -> Iterator[tuple[int, tuple[str, str], float]]:
     for token in doc:
         if token.i not in known and token.is_alpha and not token.is_stop and len(token) >= SHORTEST_MISSPELT:
-            match, likeness = _nearest(token.lower_)
+            match, likeness = vocabulary.misspelt(token.lower_)
             if match:
                 yield token.i, match, FORM * likeness
-
-
-@functools.lru_cache(65536)
-def _nearest(word: str) -> tuple[tuple[str, str] | None, float]:
-    """(label, value) of the form that a word seems to misspell, and how alike they are, 0..1."""
-    from rapidfuzz import process
-    from rapidfuzz.distance import DamerauLevenshtein
-
-    table = _spellings().get(word[0] + word[-1], {})
-    best = process.extractOne(
-        word, table.keys(), scorer=DamerauLevenshtein.normalized_similarity, score_cutoff=LIKENESS
-    )
-    return (table[best[0]], best[1]) if best else (None, 0.0)
-
-
-@functools.cache
-def _spellings() -> dict[str, dict[str, tuple[str, str]]]:
-    """First and last letter -> form of one long word -> label, value.
-
-    Slips seldom touch the first and the last letter, other words of one stem differ in the last: recorded and
-    recorder, American and Americana. So do not -ing, -ed and plurals, which are left out.
-    """
-    words = vocabulary()
-    tables = ((GENRE, words["genres"]), (MOOD, words["moods"]))
-    forms = {
-        form: (label, value) for label, table in tables for value in table for form in (value, *table[value]["words"])
-    }
-    forms |= {form: (INSTRUMENT, value) for form, value in _forms()[INSTRUMENT].items()}
-    table: dict[str, dict[str, tuple[str, str]]] = {}
-    for form, found in forms.items():
-        if form.isalpha() and len(form) >= SHORTEST_MISSPELT and not form.endswith(("ing", "ed", "s")):
-            table.setdefault(form[0] + form[-1], {})[form] = found
-    return table
 
 
 def _language(text: str, doc: Doc, known: set[int]) -> str:
@@ -365,56 +275,16 @@ def _language(text: str, doc: Doc, known: set[int]) -> str:
         return "en"
     import py3langid
 
-    ranks = {code: score for code, score in py3langid.rank(text) if code in _words("languages")}
+    ranks = {code: score for code, score in py3langid.rank(text) if code in vocabulary.words("languages")}
     best = max(ranks, key=ranks.get)
     # Log probabilities: few words give small differences.
     return best if ranks[best] - ranks["en"] > 12 + 4 * english else "en"
 
 
-def _key_and_mode(text: str) -> tuple[str, str]:
-    for match in _KEY.finditer(text):
-        letter, accidental, mode = match.groups()
-        before = text[: match.start()].rstrip().casefold()
-        named = bool(re.search(r"\b(in|of|key|to|from|:)$", before))
-        if letter in "aA" and not accidental:
-            # "a minor key", "A major hit": the article.
-            after = text[match.end() :]
-            if re.match(r"[ -](key|mode|scale|tonality|mood|feel|chord)", after):
-                continue
-            starts = not before or before[-1] in ".!?"
-            if not named and (letter == "a" or (starts and re.match(r" \w", after))):
-                continue
-        elif letter.islower() and not named and not accidental:
-            continue
-        mode = "minor" if mode.casefold() in ("minor", "min", "moll") else "major"
-        return f"{_pitch_class(letter, accidental)} {mode}", mode
-    match = _mode().search(text)
-    mode = next(group for group in match.groups() if group).casefold() if match else ""
-    if match := _TONIC.search(text):
-        return _pitch_class(*match.groups()), mode
-    return "", mode
-
-
-def _pitch_class(letter: str, accidental: str | None) -> str:
-    shift = {"#": 1, "♯": 1, "s": 1, "♭": -1, "b": -1, "f": -1}.get((accidental or " ")[0].casefold(), 0)
-    return _KEYS[(_NOTES[letter.casefold()] + shift) % 12]
-
-
-@functools.cache
-def _mode() -> re.Pattern:
-    """major or minor: before a word that has a mode, after "in", at the end of a phrase."""
-    nouns = "key|mode|scale|tonality|chord|harmon|feel|sound|third|mood|piece|tune|song|melod"
-    genres = "|".join(map(re.escape, _forms()[GENRE]))
-    return re.compile(
-        rf"\b(major|minor)[ -](?:{nouns}|(?:{genres})\b)|\bin (?:a |the )?(major|minor)\b|\b(major|minor)(?:$|[.,;!?])",
-        re.I,
-    )
-
-
 def _emotion(entities: Iterable[Entity]) -> tuple[float, float]:
     moods = [each for each in entities if each.label == MOOD and not each.negated]
     weight = sum(each.confidence for each in moods)
-    table = vocabulary()["moods"]
+    table = vocabulary.tables()["moods"]
     return tuple(
         round(sum(each.confidence * table[each.value][axis] for each in moods) / weight, 3) if weight else 0.0
         for axis in ("valence", "arousal")
@@ -431,4 +301,4 @@ def _keywords(doc: Doc, spans: list[Span]) -> tuple[str, ...]:
             words.append(phrases[token.i].text.casefold())
         elif token.i not in inside and token.is_alpha and not token.is_stop and len(token) > 2:
             words += [token.lemma_.casefold() or token.lower_] if token.pos_ in ("", "NOUN", "PROPN", "ADJ") else []
-    return tuple(word for word in dict.fromkeys(words) if word not in _words("generic"))[:MAX_KEYWORDS]
+    return tuple(word for word in dict.fromkeys(words) if word not in vocabulary.words("generic"))[:MAX_KEYWORDS]

@@ -167,7 +167,7 @@ def _build(kind: Any, value: Any, path: str) -> Any:
         hints = typing.get_type_hints(kind)
         for name in value:
             if name not in hints:
-                raise UserError(f"unknown field {path}.{near(name, list(hints))}")
+                raise UserError(f"unknown field {path}.{near(name, list(hints), 'see the config file')}")
         missing = [name for name in hints if name not in value]
         if missing:
             raise UserError(f"{path}.{missing[0]} is missing")

@@ -119,6 +119,7 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool, 
 
     # --- Say what is about to happen, and compile it.
     unused = [name for name in card.conditions if name not in config.conditions]
+    lacking = [name for name in config.conditions if name not in card.conditions]
     announce(
         f"{'resuming' if resuming else 'training'} {run.path} from step {step} to {total_steps}: "
         f"{len(records)} pieces, {plan.targets} tokens an epoch, "
@@ -127,7 +128,8 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool, 
     for line in (*summary(program, config, model_config), *weak_spots(program, config)):
         announce(line)
     ways = ", ".join(f"{each.name} ({each.way})" for each in model_config.conditions)
-    announce(f"conditions: {ways or 'none'}" + (f"; not used: {', '.join(unused)}" if unused else ""))
+    others = {"not used": unused, "not in the dataset": lacking}
+    announce("; ".join([f"conditions: {ways or 'none'}", *(f"{k}: {', '.join(v)}" for k, v in others.items() if v)]))
     if validation is None:
         announce("the dataset has no validation split: nothing is validated, the best checkpoint is the last")
     if config.lengths:

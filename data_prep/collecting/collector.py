@@ -11,8 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from amt_jax.errors import UserError
 from data_prep import files, pool
 from data_prep.collecting import portrait
@@ -76,24 +74,21 @@ def collect(
         # Without the music that was made, what the journal keeps of it is worth nothing.
         _forget(output, journal, stamps if (output / MIDI).exists() or not making.changes else {})
         todo = {path: name for name, path in paths.items() if name not in journal}
-        bar = tqdm(total=len(paths), initial=len(paths) - len(todo), desc="collecting", unit="file", smoothing=0.1)
         tasks = ((path, making) for path in todo)
         runs = pool.run_all(
             portrait.from_file, tasks, min(workers, len(todo)), timeout, ["data_prep.collecting.portrait"]
         )
+        done = len(paths) - len(todo)
         try:
-            for (path, _), result in runs if todo else ():
-                name = todo[path]
-                if isinstance(result, Portrait) and result.sha256:
-                    journal.put(name, stamps[name], json.dumps(_keep(name, result, output), ensure_ascii=False))
-                else:  # Another time it might go well.
-                    skipped.append({"path": name, "reason": result.reason, "details": result.details})
-                bar.update()
-        except KeyboardInterrupt:
-            raise pool.Interrupted(bar.n, bar.total) from None
+            with pool.progress("collecting", "file", len(paths), done) as bar, contextlib.closing(runs):
+                for (path, _), result in runs if todo else ():
+                    name = todo[path]
+                    if isinstance(result, Portrait) and result.sha256:
+                        journal.put(name, stamps[name], json.dumps(_keep(name, result, output), ensure_ascii=False))
+                    else:  # Another time it might go well.
+                        skipped.append({"path": name, "reason": result.reason, "details": result.details})
+                    bar.update()
         finally:
-            runs.close()
-            bar.close()
             journal.commit()
         return _write(output, journal, sorted(paths), layout, licence, skipped, found)
     finally:

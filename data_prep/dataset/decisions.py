@@ -126,9 +126,8 @@ def _composer(name: str, metadata: Metadata | None) -> str:
 
 
 def _work(name: str, metadata: Metadata | None) -> str:
-    if metadata is not None and metadata.families is not None:
-        return metadata.families.get(name, "")
-    return folder_key(name)
+    families = metadata.families if metadata is not None else None
+    return (families or {}).get(name) or folder_key(name)
 
 
 def _place(

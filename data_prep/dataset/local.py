@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,19 +54,16 @@ class Local:
         tasks = ((path, self._preset) for path in todo)
         workers = min(self._workers, len(todo))
         runs = pool.run_all(piece.from_file, tasks, workers, self._timeout, ["miditok", "data_prep.dataset.piece"])
-        bar = tqdm(total=len(paths), initial=len(paths) - len(todo), desc="tokenizing", unit="file", smoothing=0.1)
+        done = len(paths) - len(todo)
         try:
-            for (path, _), result in runs:
-                if isinstance(result, pool.Failure):
-                    failures[todo[path]] = Finding(reason=result.reason, details=result.details)
-                else:
-                    self._journal[todo[path]] = result
-                bar.update()
-        except KeyboardInterrupt:
-            raise pool.Interrupted(bar.n, bar.total) from None
+            with pool.progress("tokenizing", "file", len(paths), done) as bar, contextlib.closing(runs):
+                for (path, _), result in runs:
+                    if isinstance(result, pool.Failure):
+                        failures[todo[path]] = Finding(reason=result.reason, details=result.details)
+                    else:
+                        self._journal[todo[path]] = result
+                    bar.update()
         finally:
-            runs.close()
-            bar.close()
             self._journal.commit()
         return failures
 

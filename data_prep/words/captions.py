@@ -4,20 +4,83 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from typing import Any
 
-_SLOW = (("slow", "unhurried", "leisurely"), ("at a slow tempo", "at an unhurried pace", "played slowly"))
-_MEDIUM = (("mid-tempo", "moderately paced"), ("at a moderate tempo", "at a medium pace", "at a moderate pace"))
-_FAST = (("fast", "quick", "brisk", "up-tempo"), ("at a fast tempo", "at a brisk pace", "at a quick pace"))
-_SPARSE = (("sparse", "spacious"), ("with few notes", "with a sparse texture"))
-_EVEN = (("moderately dense",), ("of moderate density", "with a moderately dense texture"))
-_DENSE = (("dense", "busy"), ("with many notes", "with a dense texture", "full of notes"))
-# Class -> as adjectives, as phrases after the noun. amt_jax.text.understanding reads each as that class again.
-_TEMPO = {"slow": _SLOW, "moderate": _MEDIUM, "fast": _FAST}
-_DENSITY = {"sparse": _SPARSE, "moderate": _EVEN, "dense": _DENSE}
-_POLYPHONY = {
-    "monophonic": ("with a single melodic line", "with one note at a time"),
-    "homophonic": ("with a homophonic texture", "with chords below the melody"),
-    "polyphonic": ("with a polyphonic texture", "with several lines at once"),
+# Fact -> place in the caption -> what is said there, one of several. A tag is the first place's if it has no words.
+# amt_jax.text.understanding reads each class of tempo and density as that class again.
+_WAYS = {
+    "moods": {"adjective": "{}", "sentence": "the mood is {}"},
+    "era": {"modifier": "{}"},
+    "style": {"modifier": "{}", "sentence": "it is {} music"},
+    "form": {"noun": "{}"},
+    "mode": {
+        "modifier": "{}-key",
+        "phrase": ("in a {} key", "in {}"),
+        "sentence": "it is in a {} key",
+        "tag": "{} key",
+    },
+    "key": {"phrase": ("in {}", "in the key of {}"), "sentence": "the key is {}", "tag": "{}"},
+    "artist": {"phrase": "in the style of {}"},
+    "composer": {"phrase": ("in the style of {}", "by {}")},
+    "time_signature": {"phrase": ("in {}", "in {} time"), "sentence": "the time signature is {}", "tag": "{}"},
+    "bpm": {
+        "phrase": ("at {} BPM", "at about {} beats per minute", "with a tempo of {} BPM"),
+        "sentence": "it runs at about {} BPM",
+        "tag": "{} BPM",
+    },
+}
+_CLASSES = {
+    "tempo": {
+        "slow": {
+            "adjective": ("slow", "unhurried", "leisurely"),
+            "phrase": ("at a slow tempo", "at an unhurried pace", "played slowly"),
+            "sentence": "the tempo is slow",
+        },
+        "moderate": {
+            "adjective": ("mid-tempo", "moderately paced"),
+            "phrase": ("at a moderate tempo", "at a medium pace", "at a moderate pace"),
+            "sentence": "it has a moderate tempo",
+        },
+        "fast": {
+            "adjective": ("fast", "quick", "brisk", "up-tempo"),
+            "phrase": ("at a fast tempo", "at a brisk pace", "at a quick pace"),
+            "sentence": "the tempo is fast",
+        },
+    },
+    "density": {
+        "sparse": {
+            "adjective": ("sparse", "spacious"),
+            "phrase": ("with few notes", "with a sparse texture"),
+            "sentence": ("the texture is sparse", "the texture is spacious"),
+        },
+        "moderate": {
+            "adjective": ("moderately dense",),
+            "phrase": ("of moderate density", "with a moderately dense texture"),
+            "sentence": ("the texture is moderately dense",),
+        },
+        "dense": {
+            "adjective": ("dense", "busy"),
+            "phrase": ("with many notes", "with a dense texture", "full of notes"),
+            "sentence": ("the texture is dense", "the texture is busy"),
+        },
+    },
+    "polyphony": {
+        "monophonic": {
+            "phrase": ("with a single melodic line", "with one note at a time"),
+            "sentence": "it is monophonic",
+            "tag": "monophonic",
+        },
+        "homophonic": {
+            "phrase": ("with a homophonic texture", "with chords below the melody"),
+            "sentence": "it is homophonic",
+            "tag": "homophonic",
+        },
+        "polyphonic": {
+            "phrase": ("with a polyphonic texture", "with several lines at once"),
+            "sentence": "it is polyphonic",
+            "tag": "polyphonic",
+        },
+    },
 }
 _NOUNS, _WORKS = ("piece", "piece", "composition", "tune"), ("piece", "piece", "composition", "work")
 _SPELLED = {
@@ -134,55 +197,30 @@ _ORDER = (
 
 def _ways(facts: Facts, fact: str, choose: random.Random) -> dict[str, str]:
     """How a fact may be told: place in the caption -> words."""
-    value = getattr(facts, fact, "")
+    value = _value(facts, fact, choose)
+    if fact == "instruments":
+        return _instruments(value, choose)
+    name = "composer" if fact == "artist" and facts.era else fact
+    ways = _CLASSES[fact][value] if fact in _CLASSES else _WAYS[name]
+    said = {place: words if isinstance(words, str) else choose.choice(words) for place, words in ways.items()}
+    said.setdefault("tag", next(iter(said.values())))
+    return {place: words.format(value) for place, words in said.items()}
+
+
+def _value(facts: Facts, fact: str, choose: random.Random) -> Any:
+    """A fact as words speak of it."""
     match fact:
         case "moods":
-            mood = choose.choice(value)
-            return {"adjective": mood, "sentence": f"the mood is {mood}", "tag": mood}
-        case "tempo":
-            adjectives, phrases = _TEMPO[value]
-            sentence = f"the tempo is {value}" if value != "moderate" else "it has a moderate tempo"
-            return _said(choose.choice(adjectives), choose.choice(phrases), sentence)
-        case "density":
-            adjectives, phrases = _DENSITY[value]
-            return _said(
-                choose.choice(adjectives), choose.choice(phrases), f"the texture is {choose.choice(adjectives)}"
-            )
-        case "bpm":
-            bpm = round(value)
-            about = choose.choice(("at {} BPM", "at about {} beats per minute", "with a tempo of {} BPM")).format(bpm)
-            return {"phrase": about, "sentence": f"it runs at about {bpm} BPM", "tag": f"{bpm} BPM"}
-        case "era":
-            return {"modifier": value, "tag": value}
+            return choose.choice(facts.moods)
         case "style":
-            style = _SPELLED.get(value, value)
-            return {"modifier": style, "sentence": f"it is {style} music", "tag": style}
-        case "form":
-            return {"noun": value, "tag": value}
+            return _SPELLED.get(facts.style, facts.style)
         case "mode":
-            mode = facts.key.split()[-1]
-            phrase = choose.choice((f"in a {mode} key", f"in {mode}"))
-            sentence = f"it is in a {mode} key"
-            return {"modifier": f"{mode}-key", "phrase": phrase, "sentence": sentence, "tag": f"{mode} key"}
+            return facts.key.split()[-1]
         case "key":
-            key = choose.choice((facts.key, facts.key.replace("b ", "-flat ").replace("# ", "-sharp ")))
-            phrase = choose.choice((f"in {key}", f"in the key of {key}"))
-            return {"phrase": phrase, "sentence": f"the key is {key}", "tag": key}
-        case "time_signature":
-            phrase = choose.choice((f"in {value}", f"in {value} time"))
-            return {"phrase": phrase, "sentence": f"the time signature is {value}", "tag": value}
-        case "polyphony":
-            phrase = choose.choice(_POLYPHONY[value])
-            return {"phrase": phrase, "sentence": f"it is {value}", "tag": value}
-        case "artist":
-            like = f"in the style of {value}"
-            phrase = choose.choice((like, f"by {value}")) if facts.era else like
-            return {"phrase": phrase, "tag": phrase}
-    return _instruments(value, choose)
-
-
-def _said(adjective: str, phrase: str, sentence: str) -> dict[str, str]:
-    return {"adjective": adjective, "phrase": phrase, "sentence": sentence, "tag": adjective}
+            return choose.choice((facts.key, facts.key.replace("b ", "-flat ").replace("# ", "-sharp ")))
+        case "bpm":
+            return round(facts.bpm)
+    return getattr(facts, fact)
 
 
 def _instruments(labels: tuple[str, ...], choose: random.Random) -> dict[str, str]:

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from amt_jax import storage
 from amt_jax.errors import UserError
 from amt_jax.music import classes, midi
-from amt_jax.text import understanding
-from amt_jax.text.understanding import GENRE, MOOD
+from amt_jax.text import understanding, vocabulary
+from amt_jax.text.vocabulary import GENRE, MOOD
 from data_prep.collecting import portrait
 from data_prep.rows import read_rows
 from data_prep.words import eras
@@ -143,7 +143,7 @@ def description(
     genres = _path_genres(line, composer is not None)
     genres += [understanding.genre(name) or name.casefold() for name in named]
     genres += [value for each in said for value in each.values(GENRE)]
-    genres = understanding.with_broader(dict.fromkeys([*genres, *([composer.genre] if composer else [])]))
+    genres = vocabulary.with_broader(dict.fromkeys([*genres, *([composer.genre] if composer else [])]))
     moods = list(dict.fromkeys(value for each in said for value in each.values(MOOD)))
     tempo, density, key = line.get("tempo"), line.get("density"), line.get("key") or ""
     marked = tempo if tempo and round(tempo, 2) not in unmarked else None
@@ -165,8 +165,8 @@ def description(
         time_signature=_time_signature(line, marked),
         polyphony=line.get("polyphony") or "",
         instruments=tuple(line.get("instruments") or ()),
-        form=next(filter(understanding.is_form, genres), ""),
-        style=next((genre for genre in genres if not understanding.is_form(genre) and genre not in _ERAS), ""),
+        form=next(filter(vocabulary.is_form, genres), ""),
+        style=next((genre for genre in genres if not vocabulary.is_form(genre) and genre not in _ERAS), ""),
         moods=tuple(moods) or guessed,
         artist=_artist(line, composer),
         era=composer.era if composer else "",
@@ -286,7 +286,7 @@ def _path_genres(line: Mapping[str, Any], composer: bool) -> list[str]:
             found.append(understanding.genre(form))
         if composer:
             forms = map(understanding.genre, re.findall(r"[^\W\d_]+", name))
-            found += filter(understanding.is_form, forms)
+            found += filter(vocabulary.is_form, forms)
     return list(dict.fromkeys(filter(None, found)))
 
 

@@ -3,6 +3,7 @@ import sys
 import numpy as np
 import pytest
 
+from amt_jax import storage
 from amt_jax.data.captions import CaptionTable
 from amt_jax.errors import UserError
 from amt_jax.text.clusters import Clusters
@@ -86,8 +87,13 @@ def test_reports_name_sizes_words_and_captions(dataset, monkeypatch, tmp_path, c
     run(monkeypatch, f"--dataset={dataset}", "--k=4", f"--report={tmp_path / 'clusters.png'}")
     assert (tmp_path / "clusters.png").read_bytes().startswith(b"\x89PNG")
     for flags in (["--report=clusters.pdf"], ["--k=1"], ["--k=5:3"], ["--k=many"]):
-        with pytest.raises(SystemExit):
+        with pytest.raises(UserError, match=r"argument --(report|k): "):
             run(monkeypatch, f"--dataset={dataset}", *flags)
+
+
+def test_only_one_process_at_a_time_writes_to_a_dataset(dataset, monkeypatch):
+    with storage.lock(dataset, wait=False), pytest.raises(UserError, match="another process is at work on"):
+        run(monkeypatch, f"--dataset={dataset}")
 
 
 def test_too_few_captions_are_refused(tmp_path, monkeypatch):

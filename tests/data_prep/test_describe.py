@@ -1,4 +1,5 @@
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,8 @@ import pytest
 
 from amt_jax.errors import UserError
 from amt_jax.music.classes import density_class, tempo_class
-from amt_jax.text.understanding import GENRE, INSTRUMENT, MOOD, understand_all
+from amt_jax.text.understanding import understand_all
+from amt_jax.text.vocabulary import GENRE, INSTRUMENT, MOOD
 from data_prep.words import eras
 from data_prep.words.captions import Facts, captions
 from data_prep.words.description import describe, unmarked_tempos
@@ -251,12 +253,21 @@ def test_tables_that_cannot_be_used_say_why(tmp_path, metadata, pairs, says):
 def test_the_command(tmp_path):
     (tmp_path / "midi_metadata.jsonl").write_text(json.dumps(LINE) + "\n")
     command = [sys.executable, "-m", "data_prep.describe", f"--metadata={tmp_path}/midi_metadata.jsonl"]
-    command += [f"--output={tmp_path}/new/descriptions.jsonl", "--captions=2"]
+    output = tmp_path / "new" / "descriptions.jsonl"
+    command += [f"--output={output}", "--captions=2", f"--input={tmp_path / 'my music'}"]
+    music_files.write(music_files.tune(0), tmp_path / "my music" / LINE["path"])
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "1 pieces" in done.stdout
     assert "2 captions, 0 of them by people" in done.stdout
-    assert len(json.loads((tmp_path / "new" / "descriptions.jsonl").read_text())["captions"]) == 2
+    assert len(json.loads(output.read_text())["captions"]) == 2
+    following = shlex.split(done.stdout.splitlines()[-1])[2:]
+    assert following == [
+        "data_prep.midi",
+        f"--input={tmp_path / 'my music'}",
+        "--output=DATASET",
+        f"--descriptions={output}",
+    ]
     done = subprocess.run([*command, "--pairs=none.json"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

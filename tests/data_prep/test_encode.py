@@ -162,7 +162,7 @@ def test_what_cannot_be_encoded_is_said(dataset, tmp_path, monkeypatch):
         run(monkeypatch, encode, f"--dataset={tmp_path / 'untrained'}", "--encoder=tfidf")
     with pytest.raises(UserError, match=r"no dataset\.json"):
         run(monkeypatch, encode, f"--dataset={tmp_path / 'nothing'}", "--encoder=tfidf")
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="are of BERT checkpoints, not of tfidf"):
         run(monkeypatch, encode, f"--dataset={dataset}", "--encoder=tfidf", "--pooling=cls")
     with storage.lock(dataset, wait=False), pytest.raises(UserError, match="another process"):
         run(monkeypatch, encode, f"--dataset={dataset}", "--encoder=tfidf")

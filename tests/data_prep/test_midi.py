@@ -128,7 +128,10 @@ def test_no_worker_outlives_a_killed_command(music, tmp_path):
         (["--input={music}", "--output={file}/ds"], "cannot write"),
         (["--input={music}", "--output={pictures}"], "is no dataset"),
         (["--input={music}", "--output={new}", "--tokenizer=rmi"], "did you mean 'remi'"),
-        (["--input={music}", "--output={new}", "--metadata={table}", "--composer-column=x"], "columns: path, who"),
+        (
+            ["--input={music}", "--output={new}", "--metadata={table}", "--composer-column=x"],
+            "has no column 'x' (there are path, who)",
+        ),
         (["--input={music}", "--output={new}", "--valid=0.7", "--test=0.5"], "some for training"),
         (["--input={music}", "--output={new}", "--bpe=100"], "remi has 419 ids"),
         (["--input={music}", "--output={new}", "--count=notes"], "files or works"),

@@ -7,6 +7,7 @@ were 4 of 40 before), and the lines about "clean midi" were written when the rul
 import csv
 import json
 import math
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,9 @@ def test_files(tmp_path):
     }
     assert "4 pairs" in done.stdout
     assert "1 of them name a file that is not in the metadata, 'gone.mid' first" in done.stdout
+    following = ["--metadata=midi_metadata.jsonl", "--pairs=out/automated_paired_data.json"]
+    following += ["--output=out/descriptions.jsonl"]
+    assert shlex.split(done.stdout.splitlines()[-1]) == ["python", "-m", "data_prep.describe", *following]
     run(tmp_path, files[::-1], texts)
     assert (tmp_path / "out/automated_paired_data.json").read_bytes() == first
     looser = run(tmp_path, files, texts, "--max-seconds=inf", "--min-confidence=0.2")

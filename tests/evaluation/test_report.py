@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from symusic import Note, Score, Track
 
+from amt_jax.evaluation.following import Followed
 from amt_jax.evaluation.likelihood import Likelihood, TypeScore
 from amt_jax.evaluation.metrics import METRICS, Comparison, Estimate, compare
 from amt_jax.evaluation.report import NAMES, Piece, Report, training_curves, within_floor
@@ -103,6 +104,16 @@ def test_parts_may_be_missing(tmp_path):
     checker.feed(empty.save(tmp_path).read_text(encoding="utf-8"))
     assert not checker.open
     assert empty.summary() == []
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [(0.0, "0 %"), (0.000004, "0.0004 %"), (0.00002, "0.002 %"), (0.05, "5.00 %"), (0.333, "33.3 %"), (1.0, "100 %")],
+)
+def test_small_shares_are_not_shown_as_none(share, shown):
+    followed = {"tempo": Followed(9, {"told": Estimate(share, share, share)})}
+    page = Report(about={}, vocab_size=2, likelihoods={}, sets={}, comparisons=[], following=followed).to_html()
+    assert f"<td>{shown} <span" in page
 
 
 def test_summary_speaks_of_the_main_figures(report):

@@ -234,7 +234,7 @@ def test_what_a_person_gets_wrong_is_one_line_and_code_2(tmp_path, words, write_
         "which dataset?": [new, "--config=demo", *SEARCH],
         "(did you mean '--trials'": [new, "--trial=3"],
         "--trials is 0; it must be at least 1": [new, *words, "--trials=0"],
-        "(did you mean '--config.steps'": [new, *words, "--config.step=3"],
+        "unknown field --config.'step' (did you mean 'steps'": [new, *words, "--config.step=3"],
         "(did you mean 'model.dropout'": [new, *words, "--search=model.drop=0:1"],
         "no records in split 'valid'": [new, *words, f"--config.dataset={bare}"],
         "not a dataset folder": [new, *words, f"--config.dataset={tmp_path}"],

@@ -55,7 +55,7 @@ def test_what_is_asked_for(orders, values, expected):
     [
         ({"mood": "sad"}, "this model was not trained with mood: it knows composer, genre, tempo, text, semantic"),
         ({"genre": "jaz"}, r"unknown genre 'jaz' \(did you mean 'jazz'"),
-        ({"semantic": 3}, "unknown semantic '3'.*this model knows: 0, 1, 2"),
+        ({"semantic": 3}, "unknown semantic '3' .there are 0, 1, 2."),
         ({"semantic": "-1"}, "unknown semantic '-1'"),
         ({"tempo": "fast"}, "tempo is a number, not 'fast'"),
         ({"tempo": float("nan")}, "tempo is a number, not nan"),
@@ -103,9 +103,9 @@ def test_guides_name_their_conditions_and_the_others_go_by_guidance():
 def test_a_guide_of_what_no_order_asks_for_is_refused(orders):
     made = orders(text=["a", ""], tempo=90, guide="text=4, tempo=2")
     assert [order.guide for order in guided(made, TOLD)] == [{"text": 4.0, "tempo": 2.0}, {"tempo": 2.0}]
-    with pytest.raises(UserError, match=r"nothing is asked of 'tmpo' \(did you mean 'tempo'.*asked for: tempo"):
+    with pytest.raises(UserError, match=r"nothing is asked of 'tmpo' \(did you mean 'tempo'"):
         guided(orders(tempo=90, guide={"tmpo": 2}), TOLD)
-    with pytest.raises(UserError, match="nothing is asked of 'genre'; nothing is asked for"):
+    with pytest.raises(UserError, match=r"nothing is asked of 'genre' \(nothing is asked for\)"):
         guided(orders(guide="genre=2"), TOLD)
     with pytest.raises(UserError, match="nothing is asked of 'text'"):
         guided(made, TOLD - {"text"})  # a model that reads texts for their semantic tokens only

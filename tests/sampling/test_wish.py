@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from amt_jax.errors import UserError
 from amt_jax.sampling.order import Order
 from amt_jax.sampling.settings import GenerationSettings
 from amt_jax.sampling.wish import Reader
+from amt_jax.text.bert import BertEncoder
 from amt_jax.text.clusters import Clusters
 from amt_jax.text.tfidf import TfidfEncoder
 from amt_jax.tokens.spec import TokenSpec
 
+BERT = Path(__file__).parents[1] / "pretrained" / "goldens" / "bert"
 CAPTIONS = ("a calm waltz for piano", "a fast jig for fiddle", "a sad song for guitar and piano")
 
 
@@ -32,14 +35,19 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def reader(folder):
+def card():
     conditions = {
         "text": Vocabulary("text", width=4),
         "genre": Vocabulary("multi_label", ("jig", "waltz")),
         "tempo": Vocabulary("scalar", knots=(60.0, 180.0)),
         "semantic": Vocabulary("categorical", ("0", "1", "2")),
     }
-    return Reader(folder, Card(TokenSpec("test", 1, 40, 0, 1, 2, {}), {}, conditions=conditions), has_programs=True)
+    return Card(TokenSpec("test", 1, 40, 0, 1, 2, {}), {}, conditions=conditions)
+
+
+@pytest.fixture
+def reader(folder, card):
+    return Reader(folder, card, has_programs=True)
 
 
 def order(text, **values):
@@ -55,6 +63,29 @@ def test_what_a_text_says_is_told_apart_from_it(reader):
     assert wish.nearest[0][0] == CAPTIONS[0]
     assert "told to the model besides the text: genre waltz; tempo 90" in wish.lines()
     assert "kept out: drums" in wish.lines()
+
+
+@pytest.mark.parametrize(("text", "bpm"), [("a slow waltz", 71.0), ("presto", 144.0), ("not slow", None)])
+def test_words_for_a_tempo_are_told_as_one(reader, text, bpm):
+    made, wish = reader.fulfil(order(text))
+    assert made.conditions.get("tempo") == bpm
+    assert (f"tempo {bpm}".removesuffix(".0") in str(wish.lines())) == (bpm is not None)
+
+
+def test_a_text_longer_than_the_encoder_reads_is_said(reader, folder, card):
+    assert "reads the first" not in str(reader.read("a calm waltz " * 1000).lines())
+    encoder = BertEncoder(str(BERT), length=8)
+    encoder.save(folder)
+    np.save(folder / "pooled.npy", encoder.pooled(CAPTIONS).astype(np.float16))
+    Clusters(encoder.pooled(CAPTIONS), {}, encoder.digest).save(folder)
+    reader = Reader(folder, card, has_programs=True)
+    text = "sad song with piano and guitar and drums"
+    read = encoder.words_read(text)
+    assert 0 < read < 8
+    assert f"note: the model's text encoder reads the first {read} of 8 words; the music is not led by the others" in (
+        reader.read(text).lines()
+    )
+    assert "reads the first" not in str(reader.read("sad").lines())
 
 
 def test_what_is_said_apart_from_the_text_counts_and_is_shown(reader):

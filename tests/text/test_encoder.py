@@ -55,6 +55,17 @@ def test_any_text_gets_states_and_an_empty_one_none(encoder):
     np.testing.assert_allclose(pooled[-1], encoder.pooled(["a sad jazz ballad"])[0], atol=1e-5)
 
 
+def test_how_many_words_of_a_text_are_read(bert, tfidf):
+    assert tfidf.words_read("word " * 10_000) == 10_000
+    assert bert.words_read("") == bert.words_read(" \u200b") == 0
+    length = len(bert.tokenize(["jazz"])[0]) - 2  # without the two specials
+    assert bert.words_read("jazz " * 10_000) == (bert.length - 2) // length
+    read = bert.words_read("Jazz " * 500 + "flute")
+    assert bert.tokenize(["jazz " * read])[0] == bert.tokenize(["jazz " * (read + 1)])[0]
+    assert len(bert.tokenize(["jazz " * (read - 1)])[0]) < bert.length
+    assert bert.words_read("jazz " * read) == read
+
+
 def test_a_text_has_the_same_states_in_any_company(encoder):
     alone = [encoder.encode([text]) for text in CAPTIONS]
     together = encoder.encode(CAPTIONS * 20 + HARD)

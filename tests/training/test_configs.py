@@ -69,7 +69,5 @@ def test_overrides_keep_types_and_name_near_fields():
     assert changed["model"]["remat"] is True
     assert changed["seed"] == 5
     assert fields == load_config("demo")
-    with pytest.raises(
-        UserError, match=r"unknown field '--config\.model\.n_layers' .did you mean '--config\.model\.num_l"
-    ):
+    with pytest.raises(UserError, match=r"unknown field --config\.'model\.n_layers' .did you mean 'model\.num_l"):
         override(fields, ["--config.model.n_layers=2"])

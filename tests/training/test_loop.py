@@ -133,7 +133,9 @@ def test_resumed_equals_straight_bit_for_bit(straight, tmp_path, make_config, mo
     with open(run.metrics_path, "a") as file:  # as a run killed later would leave it
         file.write('{"step": 5, "split": "train"}\n{"step": 5, "spl')
     train(make_config(), run)
-    assert "from step 4 to 6" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "from step 4 to 6" in out
+    assert "conditions: composer (add); not in the dataset: density, genre, " in out
     equal_checkpoints(run, straight, final_state)
     assert [line["step"] for line in lines(run, "train")] == [1, 2, 3, 4, 5, 6]
     for a, b in zip(lines(run, "train"), lines(straight, "train"), strict=True):

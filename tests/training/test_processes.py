@@ -145,7 +145,10 @@ def test_what_a_person_gets_wrong_is_one_line_and_code_2(tmp_path, command, writ
         "has no tokenizer.json": command(run, f"--config.dataset={bare}"),
         "not a dataset folder": command(run, f"--config.dataset={tmp_path}"),
         "which dataset?": command(run, "--config.dataset="),
-        "(did you mean '--config.optimizer.learning_rate'": command(run, "--config.optimizer.lerning_rate=1"),
+        "unknown field --config.'optimizer.lerning_rate' (did you mean 'optimizer.learning_rate'": command(
+            run, "--config.optimizer.lerning_rate=1"
+        ),
+        "unknown field --config.'zzz' (see the config file)": command(run, "--config.zzz=1"),
         "(did you mean '--run'": command(run, "--runs=3"),
         "(did you mean 'demo'": command(run, "--config=demos"),
         "neither a file nor a name": command(run, "--config=nowhere.py"),

@@ -306,6 +306,13 @@ def test_metadata_names_composers_and_works(music, tmp_path):
     assert report.unlisted == 8
     by_source = rows(tmp_path / "ds")
     assert by_source["Bach/0.mid"].family == by_source["Bach/1.mid"].family
+    # The folder holds for files of which the table says nothing, and only for those.
+    assert by_source["Bach/Fugue/a.mid"].family == by_source["Bach/Fugue/b.MIDI"].family
+    table.write_text("\n".join(["path,work", "Bach/Fugue/a.mid,x", "Bach/Fugue/b.MIDI,y", "Bach/0.mid,x"]))
+    metadata = Metadata.read(str(table), str(music), "path", None, "work")
+    prepare(str(music), tmp_path / "apart", SETTINGS, metadata)
+    by_source = rows(tmp_path / "apart")
+    assert by_source["Bach/Fugue/a.mid"].family == by_source["Bach/0.mid"].family
     assert by_source["Bach/Fugue/a.mid"].family != by_source["Bach/Fugue/b.MIDI"].family
     table.write_text("path,who\nelsewhere.mid,Anna\n")
     metadata = Metadata.read(str(table), str(music), "path", "who", None)

@@ -36,7 +36,7 @@ def test_json_lines_with_paths(tmp_path):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("title,artist,txt\na,b,c\n", r"'text' \(did you mean 'txt'.*its columns: title, artist, txt"),
+        ("title,artist,txt\na,b,c\n", r"'text' \(did you mean 'txt'"),
         ("titel,artist,text\na,b,c\n", r"'title' \(did you mean 'titel'"),
         ("title,text\na,c\n", "no column 'artist'"),
         ("title,artist,text\n", "has no rows"),
