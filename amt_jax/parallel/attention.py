@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from amt_jax.model.attention import Attend, blockwise_attend, cached_attend, repeat_heads
+from amt_jax.model.splash import splash_attend
 from amt_jax.model.transformer import ONE_DEVICE, Placement
 from amt_jax.parallel.mesh import constrain, spec
 
@@ -20,16 +21,22 @@ CACHE = ("batch_heads",)  # keys and values of the cache: a device's rows and he
 @functools.cache
 def placement(mesh: Mesh) -> Placement:
     """How a network runs on `mesh`."""
+    attend = attention_of(mesh)
     if mesh.size == 1:
-        return ONE_DEVICE
+        return ONE_DEVICE._replace(attend=attend)
     cache = CACHE, CACHE
     return Placement(
-        attend=mesh_attend(mesh, blockwise_attend),
+        attend=mesh_attend(mesh, attend),
         cached_attend=by_device(
             mesh, cached_attend, (DECODED, DECODED, DECODED, cache, (), ("batch",)), (DECODED, cache)
         ),
         constrain=functools.partial(constrain, mesh),
     )
+
+
+def attention_of(mesh: Mesh) -> Attend:
+    """The attention of whole sequences that suits a mesh's devices."""
+    return splash_attend if mesh.devices.flat[0].platform == "tpu" else blockwise_attend
 
 
 def by_device(mesh: Mesh, function: Callable, inputs: Sequence, outputs: Sequence) -> Callable:

@@ -1,0 +1,82 @@
+"""Splash attention equals plain attention, alone and shared among devices; the TPU's program is compiled, not run."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from amt_jax.model.attention import blockwise_attend, plain_attend
+from amt_jax.model.splash import blocks, splash_attend, splash_pairs
+from amt_jax.parallel.attention import attention_of, mesh_attend
+from amt_jax.parallel.mesh import AXES, one_device
+
+interpreted = functools.partial(splash_attend, interpret=True)
+
+
+def make_inputs(length, num_heads, num_kv_heads, rows=2, head_dim=8):
+    """Queries, keys, values and a weight of each output, float32; rows of several segments, one that ends in padding,
+    one that begins with it."""
+    random = np.random.default_rng(length)
+    heads = (num_heads, num_kv_heads, num_kv_heads, num_heads)
+    tensors = [jnp.asarray(random.normal(size=(rows, length, n, head_dim)), jnp.float32) for n in heads]
+    segments = 1 + np.cumsum(random.random((rows, length)) < 3 / length, axis=1)
+    segments[0, length - length // 4 :] = 0
+    segments[-1, : length // 8] = 0
+    return tensors, jnp.asarray(segments, jnp.int32)
+
+
+def value_and_grads(attend, tensors, segments):
+    *inputs, weight = tensors
+
+    @jax.jit
+    def run(*inputs):
+        def loss(*inputs):
+            out = attend(*inputs, segments).astype(jnp.float32)
+            return jnp.sum(out * weight), out
+
+        (_, out), grads = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(*inputs)
+        return out, *grads
+
+    return [np.asarray(x, np.float32) for x in run(*inputs)]
+
+
+@pytest.mark.parametrize(
+    ("length", "heads", "head_dim"), [(1, (4, 4), 8), (130, (4, 2), 64), (600, (2, 1), 40), (1100, (2, 2), 8)]
+)
+def test_splash_is_plain_attention(length, heads, head_dim):
+    tensors, segments = make_inputs(length, *heads, head_dim=head_dim)
+    plain = value_and_grads(plain_attend, tensors, segments)
+    for ours, theirs in zip(value_and_grads(interpreted, tensors, segments), plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_half_precision_stays_near():
+    tensors, segments = make_inputs(300, 4, 2, head_dim=64)
+    exact = value_and_grads(plain_attend, tensors, segments)
+    half = value_and_grads(interpreted, [x.astype(jnp.bfloat16) for x in tensors[:3]] + tensors[3:], segments)
+    for ours, theirs in zip(half, exact, strict=True):
+        assert np.linalg.norm(ours - theirs) < 2e-2 * np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize("heads", [(8, 8), (8, 2)])
+def test_devices_share_rows_heads_and_time(heads):
+    mesh = jax.make_mesh((2, 1, 2, 2), AXES, (jax.sharding.AxisType.Auto,) * len(AXES))
+    tensors, segments = make_inputs(256, *heads)
+    one = value_and_grads(interpreted, tensors, segments)
+    for ours, theirs in zip(value_and_grads(mesh_attend(mesh, interpreted), tensors, segments), one, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 128, 129, 511, 512, 513, 4112, 8192, 8208])
+def test_blocks_cover_a_row_with_less_than_one_to_spare(length):
+    count, size = blocks(length)
+    assert size % 128 == 0
+    assert size <= 512
+    assert 0 <= count * size - length < 128 * count
+    assert splash_pairs(length) >= length * (length + 1) // 2
+
+
+def test_a_cpu_keeps_blockwise_attention():
+    assert attention_of(one_device()) is blockwise_attend
