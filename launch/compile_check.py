@@ -233,6 +233,7 @@ def figures(name: str, compiling) -> Figures:
         flops=totals.flops,
         memory_bytes=totals.memory_bytes,
         collectives={kind: (each.count, each.bytes) for kind, each in sorted(totals.collectives.items())},
+        largest=(str(totals.largest), totals.largest.bytes),
         kernels=dict(sorted(totals.kernels.items())),
         open_loops=totals.open_loops,
         compile_seconds=seconds,

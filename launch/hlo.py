@@ -41,6 +41,9 @@ class Array(NamedTuple):
         bits = BITS.get(self.kind) if self.kind in BITS else int(re.search(r"\d+", self.kind)[0])
         return math.prod(self.dims) * bits // 8
 
+    def __str__(self):
+        return f"{self.kind}[{','.join(map(str, self.dims))}]"
+
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
@@ -71,6 +74,7 @@ class Totals:
       memory_bytes: read from and written to main memory by each fusion, product, copy and slice.
       collectives: kind -> traffic.
       kernels: name -> runs of a kernel that the program brings along.
+      largest: array in main memory.
       open_loops: loops whose number of rounds the program does not say, counted once.
     """
 
@@ -78,6 +82,7 @@ class Totals:
     memory_bytes: float = 0.0
     collectives: dict[str, Traffic] = dataclasses.field(default_factory=lambda: collections.defaultdict(Traffic))
     kernels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    largest: Array = dataclasses.field(default_factory=lambda: Array("token", (), True))
     open_loops: int = 0
 
 
@@ -122,6 +127,8 @@ class Program:
                     found.flops += times * flops
                     found.memory_bytes += times * again
                 if not fused:
+                    arrays = [found.largest, *(array for array in each.shape if array.in_memory)]
+                    found.largest = max(arrays, key=lambda array: array.bytes)
                     found.memory_bytes += times * self._memory_bytes(each, computation)
                 if each.opcode == "while":
                     rounds = self._rounds(each)
@@ -282,7 +289,7 @@ def _kernel(each: Instruction, computation: dict[str, Instruction]) -> tuple[str
         raise ValueError(f"kernel not understood: {each.name}")
     products, read_again = SPLASH[match[1]]
     shapes = [computation[name].shape for name in each.operands]
-    *_, heads, time, head_dim = shapes[2][0].dims
+    *_, heads, time, _ = shapes[2][0].dims
     count = shapes[0][0].dims[-1]  # blocks a row, of which half and the diagonal are visible
     pairs = count * (count + 1) // 2 * (time // count) ** 2
     flops = 2 * products * pairs * math.prod(shapes[2][0].dims) // time

@@ -34,6 +34,12 @@ def test_a_small_slice_is_compiled_for(tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     assert math.prod(report["mesh"].values()) == 4
     step, prefill, decode = report["programs"]
+    microbatches = 2
+    assert step["kernels"] == dict.fromkeys(("splash_mha_dkv", "splash_mha_dq"), microbatches) | {
+        "splash_mha_fwd": 2 * microbatches  # once more under remat
+    }
+    assert prefill["kernels"] == {"splash_mha_fwd": 1}
+    assert decode["kernels"] == {}
     assert step["flops"] * 4 == pytest.approx(report["formula_flops"], rel=0.03)
     assert report["model_flops"] < report["formula_flops"]
     # Both halves of the kernels come together in each microbatch, and their gradients are cut in halves again.
@@ -67,8 +73,9 @@ def test_without_the_compiler_the_way_to_get_it_is_named(monkeypatch):
 
 def test_the_estimate_lies_between_full_and_no_overlap():
     program = Figures(
-        "step", 0, 0, 0, 0, 0, 197e12, 819e9 / 2, {"all-reduce": (1, 100e9), "all-gather": (1, 100e9)}, 0, 0
-    )
+        "step", 0, 0, 0, 0, 0, 197e12, 819e9 / 2, {"all-reduce": (1, 100e9), "all-gather": (1, 100e9)},
+        ("f32[2]", 8), {}, 0, 0,
+    )  # fmt: skip
     found = estimate(program, "v5e:4x4")
     assert (found.compute, found.memory, found.interconnect) == (1, 0.5, 1)
     assert (found.fastest, found.slowest) == (1, 2.5)

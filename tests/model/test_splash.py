@@ -1,6 +1,8 @@
 """Splash attention equals plain attention, alone and shared among devices; the TPU's program is compiled, not run."""
 
 import functools
+import importlib.util
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +11,16 @@ import pytest
 
 from amt_jax.model.attention import blockwise_attend, plain_attend
 from amt_jax.model.splash import blocks, splash_attend, splash_pairs
-from amt_jax.parallel.attention import attention_of, mesh_attend
-from amt_jax.parallel.mesh import AXES, one_device
+from amt_jax.parallel.attention import attention_of, mesh_attend, placement
+from amt_jax.parallel.mesh import AXES, one_device, sharding
+from launch.chips import slice_devices
+from launch.hlo import SPLASH, Program
 
 interpreted = functools.partial(splash_attend, interpret=True)
 
 
 def make_inputs(length, num_heads, num_kv_heads, rows=2, head_dim=8):
-    """Queries, keys, values and a weight of each output, float32; rows of several segments, one that ends in padding,
-    one that begins with it."""
+    """Queries, keys, values and a weight of each output, float32, and rows of several segments, padded at both ends."""
     random = np.random.default_rng(length)
     heads = (num_heads, num_kv_heads, num_kv_heads, num_heads)
     tensors = [jnp.asarray(random.normal(size=(rows, length, n, head_dim)), jnp.float32) for n in heads]
@@ -64,8 +67,8 @@ def test_half_precision_stays_near():
 def test_devices_share_rows_heads_and_time(heads):
     mesh = jax.make_mesh((2, 1, 2, 2), AXES, (jax.sharding.AxisType.Auto,) * len(AXES))
     tensors, segments = make_inputs(256, *heads)
-    one = value_and_grads(interpreted, tensors, segments)
-    for ours, theirs in zip(value_and_grads(mesh_attend(mesh, interpreted), tensors, segments), one, strict=True):
+    plain = value_and_grads(plain_attend, tensors, segments)
+    for ours, theirs in zip(value_and_grads(mesh_attend(mesh, interpreted), tensors, segments), plain, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
@@ -80,3 +83,28 @@ def test_blocks_cover_a_row_with_less_than_one_to_spare(length):
 
 def test_a_cpu_keeps_blockwise_attention():
     assert attention_of(one_device()) is blockwise_attend
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler: make test-heavy")
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (4, 1, 1, 1), (1, 1, 2, 2)], ids=str)
+def test_a_tpu_gets_a_program_without_a_square(shape):
+    """The strictest reading of the compiled text: at 8192 no array of it has two such axes."""
+    axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
+    mesh = jax.make_mesh(shape, AXES, axis_types, devices=slice_devices("v5e:2x2")[: math.prod(shape)])
+    heads = jax.ShapeDtypeStruct(
+        (shape[0], 8192, 8, 64), jnp.bfloat16, sharding=sharding(mesh, "batch", "time", "heads")
+    )
+    segments = jax.ShapeDtypeStruct((shape[0], 8192), jnp.int32, sharding=sharding(mesh, "batch", "time"))
+
+    def program(attend):
+        def loss(*args):
+            return jnp.sum(jnp.square(attend(*args).astype(jnp.float32)))
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(heads, heads, heads, segments).compile().as_text()
+
+    square = "8192,8192]"
+    text = program(placement(mesh).attend)
+    assert {f"splash_mha_{kind}" for kind in SPLASH} == set(Program(text).totals().kernels)
+    assert square not in text
+    assert square in program(mesh_attend(mesh, plain_attend))
