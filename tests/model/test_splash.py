@@ -16,6 +16,9 @@ from amt_jax.parallel.mesh import AXES, one_device, sharding
 from launch.chips import slice_devices
 from launch.hlo import SPLASH, Program
 
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler of the tpu extra: make test-heavy"
+)
 interpreted = functools.partial(splash_attend, interpret=True)
 
 
@@ -85,26 +88,30 @@ def test_a_cpu_keeps_blockwise_attention():
     assert attention_of(one_device()) is blockwise_attend
 
 
-@pytest.mark.heavy
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler: make test-heavy")
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (4, 1, 1, 1), (1, 1, 2, 2)], ids=str)
-def test_a_tpu_gets_a_program_without_a_square(shape):
-    """The strictest reading of the compiled text: at 8192 no array of it has two such axes."""
+def program_for_tpus(shape, attend_on):
+    """The text compiled for a v5e of gradients through the attention that a mesh of it gets, at 8192."""
     axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
     mesh = jax.make_mesh(shape, AXES, axis_types, devices=slice_devices("v5e:2x2")[: math.prod(shape)])
-    heads = jax.ShapeDtypeStruct(
-        (shape[0], 8192, 8, 64), jnp.bfloat16, sharding=sharding(mesh, "batch", "time", "heads")
-    )
+    place = sharding(mesh, "batch", "time", "heads")
+    heads = jax.ShapeDtypeStruct((shape[0], 8192, 8, 64), jnp.bfloat16, sharding=place)
     segments = jax.ShapeDtypeStruct((shape[0], 8192), jnp.int32, sharding=sharding(mesh, "batch", "time"))
 
-    def program(attend):
-        def loss(*args):
-            return jnp.sum(jnp.square(attend(*args).astype(jnp.float32)))
+    def loss(*inputs):
+        return jnp.sum(jnp.square(attend_on(mesh)(*inputs).astype(jnp.float32)))
 
-        return jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(heads, heads, heads, segments).compile().as_text()
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(heads, heads, heads, segments).compile().as_text()
 
-    square = "8192,8192]"
-    text = program(placement(mesh).attend)
-    assert {f"splash_mha_{kind}" for kind in SPLASH} == set(Program(text).totals().kernels)
-    assert square not in text
-    assert square in program(mesh_attend(mesh, plain_attend))
+
+@pytest.mark.heavy
+@needs_compiler
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (4, 1, 1, 1), (1, 1, 2, 2)], ids=str)
+def test_tpus_get_splash_attention_without_a_square(shape):
+    text = program_for_tpus(shape, lambda mesh: placement(mesh).attend)
+    assert set(Program(text).totals().kernels) == {f"splash_mha_{kind}" for kind in SPLASH}
+    assert "8192,8192]" not in text
+
+
+@pytest.mark.heavy
+@needs_compiler
+def test_plain_attention_has_the_square():
+    assert "8192,8192]" in program_for_tpus((1, 1, 1, 1), lambda mesh: plain_attend)
