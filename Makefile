@@ -33,6 +33,8 @@ bench: $(VENV)/dev.stamp $(PEER)/stamp
 	$(BIN)/python -m bench.prepare_speed
 	$(BIN)/python -m bench.train_speed --peer=$(PEER)/bin/python
 	$(BIN)/python -m bench.generate_speed --peer=$(PEER)/bin/python
+	$(BIN)/python -m data_prep.midi --input=demo/midi --output=demo/bench
+	$(BIN)/python -m bench.loader_speed --peer=$(PEER)/bin/python
 
 $(VENV)/%.stamp: pyproject.toml | $(VENV)/bin/python
 	@echo "installing amt_jax[$*] into $(VENV) (a few minutes the first time)"

@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         if flags[name] < least:
             raise UserError(f"--{name} is {flags[name]}; it must be at least {least}")
 
+    from amt_jax.compilation import keep_compiled
     from amt_jax.evaluation.report import NAMES
     from amt_jax.evaluation.run import evaluate_run
     from amt_jax.parallel.mesh import MeshConfig
@@ -50,6 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     from amt_jax.training.run_folder import RunFolder
 
     flags["mesh"] = MeshConfig.parse(flags["mesh"])
+    keep_compiled()
     with connect(*place):
         report = evaluate_run(RunFolder(flags.pop("run")), **flags)
         if is_first():

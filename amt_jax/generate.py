@@ -83,18 +83,27 @@ def make_parser() -> argparse.ArgumentParser:
         default="",
         help="devices that share the work: data=4 (pieces), tensor=2 or fsdp=2 (a large model); default: one",
     )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="make all of it once more, trace that into OUTPUT/profile, and print what took the longest",
+    )
     return parser
 
 
 def main() -> None:
     args = make_parser().parse_args([underscored(word) for word in sys.argv[1:]])
+    from amt_jax.compilation import keep_compiled
     from amt_jax.parallel.mesh import MeshConfig
     from amt_jax.sampling.generator import Generator, same_platform
     from amt_jax.training.run_folder import RunFolder
 
     if args.output.exists() and not args.output.is_dir():
         raise UserError(f"{args.output} is a file; name a folder with --output")
+    if args.profile and (args.interactive or args.replay):
+        raise UserError("--profile goes with a wish or with --batch, not with --interactive or --replay")
     mesh = MeshConfig.parse(args.mesh)
+    keep_compiled()
     generator = Generator(RunFolder(args.run), args.checkpoint, max_batch=args.max_batch, mesh=mesh)
     names = ("composer", "count", "prompt", "prompt_beats", "prompt_tokens", "instruments", *WORDS, *SETTINGS)
     asked = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
@@ -113,7 +122,10 @@ def main() -> None:
     elif args.interactive:
         interact(generator, asked, args)
     else:
-        make(generator, generator.read_batch(args.batch, asked) if args.batch else generator.orders(asked), args)
+        orders = generator.read_batch(args.batch, asked) if args.batch else generator.orders(asked)
+        make(generator, orders, args)
+        if args.profile:
+            profile(generator, orders, args.output / "profile")
 
 
 def underscored(word: str) -> str:
@@ -153,6 +165,17 @@ def save(piece, args) -> Path:
         return piece.save(args.output)
     except OSError as error:
         raise UserError(f"cannot write to {args.output}: {error}") from None
+
+
+def profile(generator, orders, folder: Path) -> None:
+    """Generates again, now that all is compiled, and says what took the longest."""
+    from amt_jax.training.profile import costs, trace
+
+    with trace(folder):
+        for _ in generator.generate(orders):
+            pass
+    print(*costs(folder).lines(), sep="\n")
+    print(f"trace: {folder}; look at it with xprof, TensorBoard or (.json.gz) https://ui.perfetto.dev")
 
 
 def deliver(saved, args) -> None:

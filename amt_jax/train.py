@@ -48,12 +48,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--allow-config-change", action="store_true", help="go on with a run although its config or dataset changed"
     )
+    parser.add_argument(
+        "--profile", action="store_true", help="trace a few steps into RUN/profile and print what took the longest"
+    )
     add_flags(parser)
     args, overrides = parse(parser, argv)
 
     from amt_jax.training.memory import keep_freed_memory
 
     keep_freed_memory()
+    from amt_jax.compilation import keep_compiled
+
+    keep_compiled()
     from amt_jax.training.config import TrainConfig
     from amt_jax.training.loop import train
     from amt_jax.training.run_folder import RunFolder
@@ -72,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     here = {name: storage.absolute(getattr(config, name)) for name in ("dataset", "init") if getattr(config, name)}
     config = dataclasses.replace(config, **here)
     with connect(args.coordinator, args.processes, args.process, args.connect_timeout):
-        over = train(config, run, allow_config_change=args.allow_config_change)
+        over = train(config, run, allow_config_change=args.allow_config_change, profiled=args.profile)
     return 0 if over else AGAIN
 
 

@@ -1,19 +1,23 @@
 """Generation speed of configs/remi_composer.py's decoder against `transformers.generate` with its cache.
 
-The same sizes, prompt, number of new tokens and sampling (temperature 0.9, top-k 40, top-p 0.95) on both sides, in
-float32; ours runs the whole sampler with its grammar. Both stay loaded and take turns; compiling is shown apart.
+The same sizes, prompt, number of new tokens and sampling (temperature 0.9, top-k 40, top-p 0.95) on both sides; ours
+runs the whole sampler with its grammar. On a CPU in float32; on a GPU in bfloat16, and transformers with its static
+cache and compiled step. Both stay loaded and take turns; compiling is shown apart. The floor is the time that a GPU's
+memory needs to hand over weights and filled cache once a token.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import os
 import time
 from pathlib import Path
 
 from amt_jax.errors import run_command
+from bench.models import SIZES
 from bench.peer import Peer, compare, take_turns, write_results
-from bench.train_speed import SIZES, threads
+from bench.train_speed import threads
 
 
 def main() -> None:
@@ -27,13 +31,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("bench/results/generate_speed.json"))
     args = parser.parse_args()
 
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peer needs some of a GPU's memory
     import jax
 
-    generate = our_generator(args.prompt, args.tokens)
-    peer = Peer(args.peer, kind="generation", threads=threads(), context=8192, **SIZES)
+    gpu = jax.default_backend() == "gpu"
+    dtype = "bfloat16" if gpu else "float32"
+    sizes, batches = SIZES["remi_composer"], [int(batch) for batch in args.batches.split(",")]
+    generate = our_generator(args.prompt, args.tokens, dtype, max(batches))
+    peer = Peer(args.peer, kind="generation", threads=threads(), context=8192, **sizes)
     sampling = {"temperature": 0.9, "top_k": 40, "top_p": 0.95}
     rows = []
-    for batch in map(int, args.batches.split(",")):
+    for batch in batches:
         first = generate(batch)
         ask = {"batch": batch, "prompt": args.prompt, "tokens": args.tokens, **sampling}
         sides = {"ours": lambda b=batch: generate(b), "peer": lambda a=ask: peer.ask(**a)["seconds"]}
@@ -41,14 +49,44 @@ def main() -> None:
         found = compare(seconds["ours"], seconds["peer"])
         speed = batch * args.tokens / found["ours_seconds"]
         compiling = first - found["ours_seconds"]
-        rows.append(
-            {"batch": batch, "tokens": args.tokens} | found | {"ours_tokens_s": speed, "compiling_s": compiling}
-        )
+        row = {"batch": batch, "tokens": args.tokens, "dtype": dtype} | found
+        row |= {"ours_tokens_s": speed, "compiling_s": compiling}
+        if gpu:
+            row["floor_tokens_s"] = batch / (bytes_a_step(batch, args.prompt + args.tokens / 2, sizes) / copy_speed())
+        rows.append(row)
     peer.close()
-    write_results(args.output, rows, {"jax": jax.__version__, "peer": peer.about, "rounds": args.rounds})
+    about = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "peer": peer.about}
+    write_results(args.output, rows, about | {"rounds": args.rounds})
 
 
-def our_generator(prompt: int, tokens: int):
+def bytes_a_step(batch: int, filled: float, sizes: dict[str, int]) -> float:
+    """What a decoding step reads at least, in bfloat16: each kernel once, each row's keys and values."""
+    from amt_jax.training.flops import kernel_sizes
+    from bench.models import decoder
+
+    kernels = kernel_sizes(decoder(**sizes))
+    weights = kernels.pop("embedding") + sizes["num_layers"] * sum(kernels.values())
+    return 2 * (weights + batch * filled * sizes["num_layers"] * 2 * sizes["d_model"])
+
+
+def copy_speed() -> float:
+    """Bytes a second that a copy of 4 GB reads and writes, the median of ten."""
+    import statistics
+
+    import jax
+    import jax.numpy as jnp
+
+    x = jnp.zeros(2**30, jnp.float32)
+    add = jax.jit(lambda x: x + 1)
+    times = []
+    for _ in range(13):
+        begin = time.perf_counter()
+        add(x).block_until_ready()
+        times.append(time.perf_counter() - begin)
+    return 2 * x.nbytes / statistics.median(times[3:])
+
+
+def our_generator(prompt: int, tokens: int, dtype: str, max_batch: int):
     """A function: rows -> the seconds of generating them all."""
     import jax
     import numpy as np
@@ -60,10 +98,11 @@ def our_generator(prompt: int, tokens: int):
     from amt_jax.tokens.symbolic import SymbolicTokenizer
     from bench.models import decoder
 
-    config = decoder(**SIZES)
+    config = decoder(dtype=dtype, **SIZES["remi_composer"])
     tokenizer = SymbolicTokenizer.create("remi")
     params = jax.jit(functools.partial(init_params, config))(jax.random.key(0))
-    sampler = Sampler(config, params, tokenizer.spec, Grammar.create(tokenizer.spec, tokenizer.names))
+    sampler = Sampler(config, params, tokenizer.spec, Grammar.create(tokenizer.spec, tokenizer.names),
+                      max_batch=max_batch)  # fmt: skip
     ids = np.full(prompt - 1, tokenizer.names.index("Bar_None"), np.uint16)
 
     def run(batch: int) -> float:

@@ -1,8 +1,13 @@
-"""The reference decoder of every speed comparison: the composer preset's sizes, dropout off."""
+"""The decoders of the speed comparisons: presets' sizes, dropout off."""
 
 from __future__ import annotations
 
 from amt_jax.model.transformer import TransformerConfig
+
+SIZES = {
+    "remi_composer": {"vocab_size": 419, "num_layers": 8, "num_heads": 8, "d_model": 512, "d_ff": 2048},
+    "amt_86m": {"vocab_size": 419, "num_layers": 12, "num_heads": 12, "d_model": 768, "d_ff": 3072},
+}
 
 
 def decoder(*, dtype: str = "float32", context_length: int = 8192, **sizes: int) -> TransformerConfig:

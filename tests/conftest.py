@@ -6,7 +6,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+import atexit
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,12 @@ from amt_jax.data.card import OTHER, Card, Shard, Split, Vocabulary, content_has
 from amt_jax.data.conditions import Conditions
 from amt_jax.data.record import Record
 from amt_jax.tokens.spec import TokenSpec
+
+# All that the tests of this process and those that it starts compile is shared, and gone at the end. Not shared with
+# other workers: jax warns of an entry that is just being written, and warnings are errors here.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="amt_jax-compiled-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's background job ignores Ctrl-C, and so would every command that the tests start and interrupt.

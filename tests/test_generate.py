@@ -1,6 +1,5 @@
 """The generate command as a person uses it: from a shell."""
 
-import os
 import subprocess
 import sys
 import time
@@ -30,18 +29,12 @@ def music(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def shell(run, tmp_path_factory):
-    """A function: flags -> the finished process; programs are compiled once for all."""
-    compiled = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+def shell(run):
+    """A function: flags -> the finished process."""
 
     def call(*flags, **options):
         command = [sys.executable, "-m", "amt_jax.generate", f"--run={run.path}", *flags]
-        return subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | compiled, timeout=120, **options
-        )
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
     return call
 
@@ -117,6 +110,7 @@ def test_help_is_fast(shell):
         (["--replay=/nowhere.mid"], "cannot replay"),
         (["--batch=/nowhere.jsonl"], "cannot read"),
         (["--max_batch=0"], "max_batch"),
+        (["--profile", "--interactive"], "--profile goes with"),
         (["--run=/nowhere"], "/nowhere"),
         ([f"--output={__file__}"], "is a file"),
         ([f"--output={__file__}/in"], "cannot write"),
@@ -138,8 +132,10 @@ def test_a_batch_file_and_all_composers(command, tmp_path):
         '{"composer": "all", "seconds": 1}\n{"temperature": 0, "top_k": 100000, "seed": 9}\n{"temperature": 1e-6}\n'
     )
     flags = ["--max_tokens=12", "--audio=none", "--no-pictures", f"--output={tmp_path / 'out'}"]
-    code, captured = command(*flags, f"--batch={batch}")
+    code, captured = command(*flags, f"--batch={batch}", "--profile")
     assert code == 0, captured.err
+    assert "ms a step over 1, devices idle" in captured.out
+    assert any((tmp_path / "out" / "profile").glob("**/*.xplane.pb"))
     names = {path.stem for path in (tmp_path / "out").glob("*.mid")}
     assert names == {"A_seed-0", "B_C_seed-0", "OTHER_seed-0", "free_seed-9", "free_seed-0"}
     first, second = (np.load(tmp_path / "out" / f"free_seed-{seed}.npy") for seed in (9, 0))

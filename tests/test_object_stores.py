@@ -129,7 +129,6 @@ def environment(store, tmp_path_factory) -> dict[str, str]:
     return store.address(store.port) | {
         "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
         "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "AWS_EC2_METADATA_DISABLED": "true",
     }
 

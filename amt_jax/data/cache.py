@@ -39,10 +39,14 @@ def open_dataset(folder: str, splits: Sequence[str]) -> tuple[Card, Path]:
     return card, copy
 
 
+def home() -> Path:
+    """Where on this machine everything is kept that can be made or fetched again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "amt_jax"
+
+
 def folder_for(kind: str, key: str) -> Path:
     """Where on this machine what belongs to `key` is kept."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "amt_jax" / kind / hashlib.sha256(key.encode()).hexdigest()[:16]
+    return home() / kind / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def fetch_shards(shards: Sequence[Shard], source: os.PathLike, copy: Path) -> None:

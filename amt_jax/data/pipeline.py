@@ -156,7 +156,7 @@ class Rows:
         shape = (plan.context, spec.num_streams)
         inputs, targets = np.full(shape, spec.pad, np.int32), np.full(shape, spec.pad, np.int32)
         segments, positions = np.zeros(plan.context, np.int32), np.zeros(plan.context, np.int32)
-        weights = np.zeros(plan.context, np.float32)
+        weights, lengths = np.zeros(plan.context, np.float32), np.zeros(plan.max_segments, np.int32)
         conditions = {name: value.copy() for name, value in self._nothing.items()}
         at = 0
         for segment, span in enumerate(spans):
@@ -167,7 +167,7 @@ class Rows:
             inputs[here] = sequence[span.start : span.stop]
             targets[here] = sequence[span.start + 1 : span.stop + 1]
             segments[here] = segment + 1
-            positions[here] = np.arange(count)
+            positions[here], lengths[segment] = np.arange(count), count
             weights[at + span.scored - span.start : at + count] = 1
             for name, value in values.items():
                 conditions[name][segment] = value
@@ -176,6 +176,7 @@ class Rows:
             "inputs": inputs,
             "targets": targets,
             "segments": segments,
+            "lengths": lengths,
             "positions": positions,
             "weights": weights,
             "conditions": conditions,
@@ -184,7 +185,7 @@ class Rows:
     def _piece(self, record: Record, epoch: int, number: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """BOS, the piece as this epoch varies it, EOS, [L + 2, K], and what is told of it this time."""
         spec, ids, transposed, random = self.records.card.spec, record.ids, 0, None
-        if isinstance(self.plan, TrainPlan):
+        if isinstance(self.plan, TrainPlan) and self.conditions.captions:
             random = np.random.default_rng([self.seed, epoch, CAPTION, number])
         if self.augmentation != Augmentation():
             drawn = np.random.default_rng([self.seed, epoch, AUGMENT, number])
@@ -228,8 +229,9 @@ def batches(
 
     Returns:
       An iterable of {"inputs" [B, T, K], "targets" [B, T, K], "segments" [B, T] (0 padding, 1.. the piece in the
-      row), "positions" [B, T] (from 0 in each segment), all int32, "weights" [B, T] float32 (1 where the target
-      counts), "conditions": {name: [B, S, L, W] float16, the value of segment s at s - 1}}.
+      row), "positions" [B, T] (from 0 in each segment), "lengths" [B, S] (tokens of segment s at s - 1), all int32,
+      "weights" [B, T] float32 (1 where the target counts), "conditions": {name: [B, S, L, W] float16, the value of
+      segment s at s - 1}}.
     """
     if isinstance(rows.plan, TrainPlan):
         length = (2**62 - start) // batch_size

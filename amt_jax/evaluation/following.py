@@ -109,13 +109,28 @@ def follow(
     if other is not None:
         ways[OTHER] = other, list(map(Order, settings))
     asked = [wanted(found) for found in understand_all(texts)]
-    music = {way: [heard(score) for score in _make(*each, way)] for way, each in ways.items()}
+    music = {way: [[heard(score)] for score in make(*each, way)] for way, each in ways.items()}
+    return judge(asked, music, seed)
+
+
+def judge(
+    asked: Sequence[Mapping[str, Any]], music: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], seed: int
+) -> dict[str, Followed]:
+    """Holds what was heard against what was asked for.
+
+    Args:
+      asked: what each text asks for, see `wanted`.
+      music: way of asking -> for each text, what was heard in each piece of music that answers it, see `heard`.
+      seed: of the bootstrap over the texts.
+    """
     found = {}
     for aspect in ASPECTS:
         rows = [n for n, each in enumerate(asked) if aspect in each]
         if rows:
             right = {
-                way: np.array([[follows(aspect, asked[n][aspect], pieces[n][aspect])] for n in rows], float)
+                way: np.array(
+                    [[np.mean([follows(aspect, asked[n][aspect], each[aspect]) for each in pieces[n]])] for n in rows]
+                )
                 for way, pieces in music.items()
             }
             found[aspect] = Followed(
@@ -124,7 +139,8 @@ def follow(
     return found
 
 
-def _make(generator: Generator, orders: Sequence[Order], title: str) -> Iterator[Score]:
+def make(generator: Generator, orders: Sequence[Order], title: str) -> Iterator[Score]:
+    """The music of orders, in their order, with a bar of that title."""
     with tqdm(total=100, desc=title, unit="%", disable=None) as bar:
         for piece in generator.generate(orders, lambda share: bar.update(round(100 * share, 1) - bar.n)):
             yield piece.score

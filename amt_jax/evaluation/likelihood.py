@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from amt_jax.data.conditions import Conditions
-from amt_jax.data.pipeline import Records, Rows, batches
+from amt_jax.data.pipeline import Records, Retold, Rows, batches
 from amt_jax.data.plan import EvalPlan
 from amt_jax.evaluation.metrics import Estimate, bootstrap
 from amt_jax.model.params import abstract_model
@@ -70,7 +70,7 @@ def score_targets(graph: Any, params: Any, batch: dict[str, Any], mesh: Mesh) ->
     """Nats of every target and whether it was the likeliest id. A batch of the pipeline -> [B, T, K] float32, bool."""
     model: Transformer = nnx.merge(graph, params)
     inputs = (batch[name] for name in ("inputs", "positions", "segments", "conditions"))
-    logits = model(*inputs, placement=placement(mesh))  # [B, T, K, V]
+    logits = model(*inputs, lengths=batch["lengths"], placement=placement(mesh))  # [B, T, K, V]
     targets = batch["targets"]
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - chosen, jnp.argmax(logits, axis=-1) == targets
@@ -79,7 +79,7 @@ def score_targets(graph: Any, params: Any, batch: dict[str, Any], mesh: Mesh) ->
 def evaluate_likelihood(
     config: TransformerConfig,
     params: Any,
-    records: Records,
+    records: Records | Retold,
     conditions: Conditions,
     *,
     mesh: Mesh | None = None,
@@ -92,44 +92,12 @@ def evaluate_likelihood(
     Several processes share the work and all return the whole.
 
     Args:
-      config: the model's.
-      params: its parameters, on `mesh`.
-      records: the split.
-      conditions: what the model is told of them.
-      mesh: devices of this process, its first one if not given.
+      config, params, records, conditions, mesh, title: see `score_pieces`.
       seconds: length of each piece's music, for bits_per_second. [P]
       seed: of the bootstrap.
-      title: of the progress bar.
     """
-    graph = abstract_model(config).graph
-    spec, context = records.card.spec, config.context_length
-    plan = EvalPlan(records.lengths, context, max(1, context // 2))
-    mesh = mesh or one_device()
-    processes, process = jax.process_count(), jax.process_index()
-    groups = mesh.shape["data"] * mesh.shape["fsdp"]
-    batch_size = groups * max(1, min(_TOKENS_A_BATCH // context, -(-len(plan.rows) // processes) // groups))
-    total, mine = processes * batch_size, range(process * batch_size, (process + 1) * batch_size)
-    types, notes = spec.type_ids(), notes_per_id(spec)
-    # Column by column: nats, targets, correct targets, notes. [P, 4] and [types, 3]
-    by_piece, by_type = np.zeros((len(records), 4)), np.zeros((len(spec.ranges), 3))
-    with tqdm(total=len(plan.rows), desc=title, unit="row", disable=None if is_first() else True) as progress:
-        for index, batch in enumerate(batches(Rows(records, plan, conditions), total, slots=mine)):
-            nats, correct = jax.device_get(score_targets(graph, params, put_batch(batch, mesh, batch_size), mesh))
-            first = index * total + process * batch_size
-            records_of = np.zeros((batch_size, plan.max_segments + 1), np.int64)  # by row and segment
-            for row in range(batch_size):
-                for segment, span in enumerate(plan.row(first + row)[1]):
-                    records_of[row, segment + 1] = span.record
-            counts = np.nonzero(batch["weights"])  # rows and times of the targets that count
-            pieces = records_of[counts[0], batch["segments"][counts]]
-            targets = batch["targets"][counts]  # [targets, K]
-            columns = [nats[counts].astype(np.float64), np.ones(targets.shape), correct[counts], notes[targets]]
-            for column, values in enumerate(columns):
-                np.add.at(by_piece[:, column], pieces, values.sum(axis=1))
-                if column < 3:
-                    np.add.at(by_type[:, column], types[targets], values)
-            progress.update(min(total, len(plan.rows) - index * total))
-    by_piece, by_type = (gather(x).sum(axis=0) for x in (by_piece, by_type))
+    spec = records.card.spec
+    by_piece, by_type = score_pieces(config, params, records, conditions, mesh=mesh, title=title)
 
     def per(column: int, over: np.ndarray, scale: float = 1.0, most: float = math.inf) -> Estimate:
         pairs = np.stack([by_piece[:, column] * scale, over], axis=1)
@@ -154,6 +122,58 @@ def evaluate_likelihood(
             if count
         },
     )
+
+
+def score_pieces(
+    config: TransformerConfig,
+    params: Any,
+    records: Records | Retold,
+    conditions: Conditions,
+    *,
+    mesh: Mesh | None = None,
+    title: str = "scoring",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over the targets of each piece, and of each token type, in windows that slide by half a context.
+
+    Args:
+      config: the model's.
+      params: its parameters, on `mesh`.
+      records: the split.
+      conditions: what the model is told of them.
+      mesh: devices of this process, its first one if not given.
+      title: of the progress bar.
+
+    Returns:
+      nats, targets, correct targets and notes of each piece, [P, 4], and the first three of each type, [types, 3].
+    """
+    graph = abstract_model(config).graph
+    spec, context = records.card.spec, config.context_length
+    plan = EvalPlan(records.lengths, context, max(1, context // 2))
+    mesh = mesh or one_device()
+    processes, process = jax.process_count(), jax.process_index()
+    groups = mesh.shape["data"] * mesh.shape["fsdp"]
+    batch_size = groups * max(1, min(_TOKENS_A_BATCH // context, -(-len(plan.rows) // processes) // groups))
+    total, mine = processes * batch_size, range(process * batch_size, (process + 1) * batch_size)
+    types, notes = spec.type_ids(), notes_per_id(spec)
+    by_piece, by_type = np.zeros((len(records), 4)), np.zeros((len(spec.ranges), 3))
+    with tqdm(total=len(plan.rows), desc=title, unit="row", disable=None if is_first() else True) as progress:
+        for index, batch in enumerate(batches(Rows(records, plan, conditions), total, slots=mine)):
+            nats, correct = jax.device_get(score_targets(graph, params, put_batch(batch, mesh, batch_size), mesh))
+            first = index * total + process * batch_size
+            records_of = np.zeros((batch_size, plan.max_segments + 1), np.int64)  # by row and segment
+            for row in range(batch_size):
+                for segment, span in enumerate(plan.row(first + row)[1]):
+                    records_of[row, segment + 1] = span.record
+            counts = np.nonzero(batch["weights"])  # rows and times of the targets that count
+            pieces = records_of[counts[0], batch["segments"][counts]]
+            targets = batch["targets"][counts]  # [targets, K]
+            columns = [nats[counts].astype(np.float64), np.ones(targets.shape), correct[counts], notes[targets]]
+            for column, values in enumerate(columns):
+                np.add.at(by_piece[:, column], pieces, values.sum(axis=1))
+                if column < 3:
+                    np.add.at(by_type[:, column], types[targets], values)
+            progress.update(min(total, len(plan.rows) - index * total))
+    return tuple(gather(x).sum(axis=0) for x in (by_piece, by_type))
 
 
 def notes_per_id(spec: TokenSpec) -> np.ndarray:

@@ -140,7 +140,11 @@ def compare(sets: dict[str, Sequence[Features]], reference: Sequence[Features], 
 
 
 def bootstrap(
-    statistic: Callable[..., float], samples: Sequence[np.ndarray], seed: int, most: float = math.inf
+    statistic: Callable[..., float],
+    samples: Sequence[np.ndarray],
+    seed: int,
+    most: float = math.inf,
+    least: float = 0.0,
 ) -> Estimate:
     """A statistic of samples and its 95 % interval: ±1.96 standard errors of the bootstrap over pieces (Efron 1979).
 
@@ -150,7 +154,7 @@ def bootstrap(
       statistic: a function of arrays [P, C].
       samples: its arguments; NaN comes out if one of them is empty.
       seed: of the resampling.
-      most: the interval ends there, and at 0.
+      most, least: the interval ends there.
     """
     if not all(len(sample) for sample in samples):
         return Estimate(math.nan, math.nan, math.nan)
@@ -161,7 +165,7 @@ def bootstrap(
         for _ in range(RESAMPLES)
     ]
     error = 1.96 * float(np.std(draws, ddof=1))
-    return Estimate(value, max(0.0, value - error), min(most, value + error))
+    return Estimate(value, max(least, value - error), min(most, value + error))
 
 
 def floor(distance: Callable[..., float], real: np.ndarray, size: int, seed: int) -> Estimate:

@@ -1,6 +1,6 @@
 """Causal attention within segments: a plain reference and a blockwise form that never holds a [T, T] array.
 
-B batch   T time   N query heads   K key/value heads   H head dim
+B batch   T time   S segments a row at most   N query heads   K key/value heads   H head dim
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# attend(query [B, T, N, H], key [B, T, K, H], value [B, T, K, H], segments [B, T]) -> [B, T, N, H]
-Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+# attend(query [B, T, N, H], key [B, T, K, H], value [B, T, K, H], segments [B, T], lengths) -> [B, T, N, H]
+# lengths: tokens of each segment [B, S] where the segments of a row stand side by side in order, else None.
+Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
 
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite too
 
@@ -27,9 +28,11 @@ def rotary_tables(positions: jax.Array, head_dim: int, theta: float) -> tuple[ja
 
 def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Applies rotary tables to queries or keys. x [..., N, H], tables [..., H / 2] -> [..., N, H]."""
-    sin, cos = (table[..., None, :].astype(x.dtype) for table in tables)
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    sin, cos = (table[..., None, None, :] for table in tables)
+    halves = x.reshape(*x.shape[:-1], 2, -1).astype(jnp.float32)
+    # (first · cos − second · sin, second · cos + first · sin), with nothing to cut and join forwards or backwards.
+    rotated = halves * cos + jnp.flip(halves, axis=-2) * jnp.concatenate([-sin, sin], axis=-2)
+    return rotated.reshape(x.shape).astype(x.dtype)
 
 
 def visible(segments: jax.Array, row_segments: jax.Array, first: jax.Array | int) -> jax.Array:
@@ -50,7 +53,7 @@ def visible(segments: jax.Array, row_segments: jax.Array, first: jax.Array | int
     return ((row_segments[:, :, None] == segments[:, None, :]) & causal)[:, None]
 
 
-def plain_attend(query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array) -> jax.Array:
+def plain_attend(query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array, lengths=None) -> jax.Array:
     """Softmax attention written out, the reference that every other form is tested against."""
     key, value = (repeat_heads(x, query.shape[2]) for x in (key, value))
     scores = jnp.einsum("BTNH,BSNH->BNTS", query, key, preferred_element_type=jnp.float32)
@@ -65,7 +68,9 @@ def repeat_heads(x: jax.Array, num_heads: int) -> jax.Array:
     return jnp.repeat(x, num_heads // x.shape[2], axis=2) if x.shape[2] != num_heads else x
 
 
-def blockwise_attend(query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array) -> jax.Array:
+def blockwise_attend(
+    query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array, lengths=None
+) -> jax.Array:
     """Attention in blocks of queries, each over its visible prefix of keys; memory grows with T, not with T².
 
     The backward pass recomputes the weights from the saved log-sum-exp (Dao et al. 2022) instead of keeping them.

@@ -111,9 +111,9 @@ class Conditioning(nnx.Module):
 def of_segments(added: jax.Array, segments: jax.Array) -> jax.Array:
     """Each token's share of what is asked of its segment. [B, S, D], [B, T] from 1 -> [B, T, D].
 
-    Padding (segment 0) takes the first segment's; nothing ever reads it.
+    Padding (segment 0) takes nothing.
     """
-    return jnp.take_along_axis(added, jnp.maximum(segments - 1, 0)[..., None], axis=1)
+    return jax.nn.one_hot(segments - 1, added.shape[1], dtype=added.dtype) @ added
 
 
 def prefix_slots(configs: tuple[ConditionConfig, ...], segments: int) -> int:

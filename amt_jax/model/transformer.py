@@ -134,11 +134,17 @@ class Norm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(size), axes=("norm",)) if kind == "layernorm" else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x.astype(jnp.float32)
-        if self.bias is not None:
-            y = y - jnp.mean(y, axis=-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + 1e-6) * self.scale[...]
-        return (y if self.bias is None else y + self.bias[...]).astype(x.dtype)
+        return normalize(x, self.scale[...], None if self.bias is None else self.bias[...])
+
+
+@jax.checkpoint  # the backward pass has x anyway; what lies between would cost memory, and time to write and read it
+def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """LayerNorm, or RMSNorm without a bias. [..., D], [D], [D] -> [..., D]."""
+    y = x.astype(jnp.float32)
+    if bias is not None:
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + 1e-6) * scale
+    return (y if bias is None else y + bias).astype(x.dtype)
 
 
 class Attention(nnx.Module):
@@ -160,8 +166,9 @@ class Attention(nnx.Module):
         """Queries, keys and values, rotated. x [..., D], rotary [..., H / 2] -> [..., N, H], 2 × [..., K, H]."""
         config = self.config
         heads = self.qkv(x).reshape(*x.shape[:-1], config.num_kv_heads, -1, config.head_dim)
-        query, key, value = heads[..., :-2, :], heads[..., -2, :], heads[..., -1, :]
+        query, key, value = jnp.split(heads, [heads.shape[-2] - 2, heads.shape[-2] - 1], axis=-2)
         query = query.reshape(*x.shape[:-1], config.num_heads, config.head_dim)
+        key, value = key[..., 0, :], value[..., 0, :]
         if self.query_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         return rotate(query, rotary), rotate(key, rotary), value
@@ -204,8 +211,13 @@ class FeedForward(nnx.Module):
                            gain=(2 * config.num_layers) ** -0.5)  # fmt: skip
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.up(x)
-        return self.down(jax.nn.gelu(y) if self.gate is None else jax.nn.silu(self.gate(x)) * y)
+        return self.down(activate(self.up(x), None if self.gate is None else self.gate(x)))
+
+
+@jax.checkpoint  # see normalize
+def activate(x: jax.Array, gate: jax.Array | None) -> jax.Array:
+    """GELU of x, or SiLU of the gate times x. [..., F] -> [..., F]."""
+    return jax.nn.gelu(x) if gate is None else jax.nn.silu(gate) * x
 
 
 class Layer(nnx.Module):
@@ -220,13 +232,14 @@ class Layer(nnx.Module):
         self.feed_forward_norm = Norm(config.d_model, config.norm)
         self.feed_forward = FeedForward(config, rngs=rngs)
 
-    def __call__(self, x, rotary, segments, sources, placement: Placement, dropout_key):
+    def __call__(self, x, rotary, segments, lengths, sources, placement: Placement, dropout_key):
         """A whole sequence.
 
         Args:
           x: [B, T, D].
           rotary: tables of the positions.
           segments: [B, T].
+          lengths: [B, S] or None, see attention.Attend.
           sources: ([B, M, D], visible [B, T, M]) or None.
           placement: how it runs on the devices at hand.
           dropout_key: PRNG key or None.
@@ -236,7 +249,7 @@ class Layer(nnx.Module):
         """
         keys = [None] * 3 if dropout_key is None else jax.random.split(dropout_key, 2 if sources is None else 3)
         query, key, value = self.attention.project(self.attention_norm(x), rotary)
-        mixed = self.attention.merge(placement.attend(query, key, value, segments))
+        mixed = self.attention.merge(placement.attend(query, key, value, segments, lengths))
         x = placement.constrain(x + dropout(mixed, self.dropout, keys[0]), "batch", "time")
         if sources is not None:
             states, visible = sources
@@ -292,6 +305,7 @@ class Transformer(nnx.Module):
         segments: jax.Array,
         conditions: Mapping[str, jax.Array],
         *,
+        lengths: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
         placement: Placement = ONE_DEVICE,
     ) -> jax.Array:
@@ -302,17 +316,18 @@ class Transformer(nnx.Module):
           positions: [B, T] int32, from 0 where a segment starts.
           segments: [B, T] int32, 0 is padding; a token sees its own segment only.
           conditions: name -> [B, segments, L, W], see model.conditioning.
+          lengths: [B, segments] int32 tokens of each segment, if they stand in order; attention may be faster for it.
           dropout_key: PRNG key while training; None means no dropout.
           placement: how it runs on the devices at hand.
 
         Returns:
           [B, T, K, V] float32.
         """
-        x, _ = self.hidden(tokens, positions, segments, conditions, dropout_key, placement)
+        x, _ = self.hidden(tokens, positions, segments, conditions, lengths, dropout_key, placement)
         return placement.constrain(self.logits(x, placement), "batch", "time")
 
     def hidden(
-        self, tokens, positions, segments, conditions, dropout_key=None, placement: Placement = ONE_DEVICE
+        self, tokens, positions, segments, conditions, lengths=None, dropout_key=None, placement: Placement = ONE_DEVICE
     ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
         """The last hidden states [B, T, D] and each layer's (key, value), the latter to fill a cache.
 
@@ -326,7 +341,7 @@ class Transformer(nnx.Module):
             slots = prefix.shape[1]
             x = jnp.concatenate([prefix, x], axis=1)
             positions = jnp.concatenate([places, positions + asked.prefix.shape[2]], axis=1)
-            segments = jnp.concatenate([owners, segments], axis=1)
+            segments, lengths = jnp.concatenate([owners, segments], axis=1), None
         sources = None
         if asked.sources is not None:
             sources = (
@@ -338,10 +353,10 @@ class Transformer(nnx.Module):
             keys = list(jax.random.split(dropout_key, len(keys)))
         x = placement.constrain(dropout(x, self.config.dropout, keys[-1]), "batch", "time")
         rotary = rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
-        apply = nnx.remat(Layer.__call__, static_argnums=(5,)) if self.config.remat else Layer.__call__
+        apply = nnx.remat(Layer.__call__, static_argnums=(6,)) if self.config.remat else Layer.__call__
         caches = []
         for layer, key in zip(self.layers, keys[:-1], strict=True):
-            x, cache = apply(layer, x, rotary, segments, sources, placement, key)
+            x, cache = apply(layer, x, rotary, segments, lengths, sources, placement, key)
             caches.append(cache)
         return self.norm(x[:, slots:]), caches
 
@@ -388,13 +403,28 @@ class Transformer(nnx.Module):
         """Sum of the streams' embeddings. [..., K] -> [..., D]."""
         # Whole where it is looked up in: rows of a part each would have to be exchanged for parts of rows.
         table = placement.constrain(self.embedding[...].astype(self.config.dtype))
-        return sum(table[stream][tokens[..., stream]] for stream in range(self.config.num_streams))
+        return sum(look_up(table[stream], tokens[..., stream]) for stream in range(self.config.num_streams))
 
     def logits(self, x: jax.Array, placement: Placement = ONE_DEVICE) -> jax.Array:
         """Scaled products with the embeddings. [..., D] -> [..., K, V] float32."""
         table = placement.constrain(self.embedding[...].astype(x.dtype))
         products = jnp.einsum("...D,KVD->...KV", x, table, preferred_element_type=jnp.float32)
         return products * self.config.d_model**-0.5
+
+
+@jax.custom_vjp
+def look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """Rows of a table. [V, D], [...] -> [..., D]. Its gradient is a product; a scatter takes accelerators longer."""
+    return table[ids]
+
+
+def _look_up_backward(saved, grad):
+    ids, size = saved
+    chosen = jax.nn.one_hot(ids, size, dtype=grad.dtype)
+    return jnp.einsum("...V,...D->VD", chosen, grad), None
+
+
+look_up.defvjp(lambda table, ids: (table[ids], (ids, table.shape[0])), _look_up_backward)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

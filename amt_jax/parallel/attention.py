@@ -9,10 +9,12 @@ import jax
 from jax.sharding import Mesh
 
 from amt_jax.model.attention import Attend, blockwise_attend, cached_attend, repeat_heads
+from amt_jax.model.cudnn import cudnn_attend
 from amt_jax.model.splash import splash_attend
 from amt_jax.model.transformer import ONE_DEVICE, Placement
 from amt_jax.parallel.mesh import constrain, spec
 
+HOPPER = 9.0  # the first compute capability whose cuDNN attention takes packed rows
 TRAINED = ("batch", "time", "heads")  # queries, keys and values of a whole sequence
 DECODED = ("batch", "heads")  # of one token a row
 CACHE = ("batch_heads",)  # keys and values of the cache: a device's rows and heads, device by device
@@ -36,7 +38,12 @@ def placement(mesh: Mesh) -> Placement:
 
 def attention_of(mesh: Mesh) -> Attend:
     """The attention of whole sequences that suits a mesh's devices."""
-    return splash_attend if mesh.devices.flat[0].platform == "tpu" else blockwise_attend
+    device = mesh.devices.flat[0]
+    if device.platform == "tpu":
+        return splash_attend
+    if device.platform == "gpu" and float(device.compute_capability) >= HOPPER:
+        return cudnn_attend
+    return blockwise_attend
 
 
 def by_device(mesh: Mesh, function: Callable, inputs: Sequence, outputs: Sequence) -> Callable:
@@ -60,15 +67,15 @@ def mesh_attend(mesh: Mesh, attend: Attend) -> Attend:
     """
     parts = mesh.shape["sequence"]
 
-    def exchanging(query, key, value, segments):
+    def exchanging(query, key, value, segments, lengths):
         if key.shape[2] % parts:
             key, value = (repeat_heads(x, query.shape[2]) for x in (key, value))
         query, key, value = (
             jax.lax.all_to_all(x, "sequence", split_axis=2, concat_axis=1, tiled=True) for x in (query, key, value)
         )
         segments = jax.lax.all_gather(segments, "sequence", axis=1, tiled=True)
-        mixed = attend(query, key, value, segments)
+        mixed = attend(query, key, value, segments, lengths)
         return jax.lax.all_to_all(mixed, "sequence", split_axis=1, concat_axis=2, tiled=True)
 
-    inputs = TRAINED, TRAINED, TRAINED, ("batch", "time")
+    inputs = TRAINED, TRAINED, TRAINED, ("batch", "time"), ("batch",)
     return by_device(mesh, exchanging if parts > 1 else attend, inputs, TRAINED)

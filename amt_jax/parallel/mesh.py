@@ -29,7 +29,7 @@ RULES = {
 
 # Name of an array in a batch -> its leading logical axes.
 BATCH = {name: ("batch", "time") for name in ("inputs", "targets", "segments", "positions", "weights")}
-BATCH |= {"conditions": ("batch",)}
+BATCH |= {"lengths": ("batch",), "conditions": ("batch",)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -153,8 +153,9 @@ def prefill(graph, params, conditions, window, first, *, slots, mesh):
     segments = (slot >= first[:, None]).astype(jnp.int32)
     positions = jnp.maximum(slot - first[:, None], 0)
     branches = logits_rows(conditions, window) // window.shape[0]
-    tokens, positions, segments = (jnp.repeat(x, branches, axis=0) for x in (window, positions, segments))
-    hidden, layers = model.hidden(tokens[..., None], positions, segments, conditions, placement=placement(mesh))
+    lengths = jnp.stack([first, window.shape[1] - first], axis=1)  # padding before, the prompt after
+    inputs = (jnp.repeat(x, branches, axis=0) for x in (window[..., None], positions, segments))
+    hidden, layers = model.hidden(*inputs, conditions, jnp.repeat(lengths, branches, axis=0), placement=placement(mesh))
     logits = model.logits(hidden[:, -1], placement(mesh))[:, 0]
     return cache.fill(layers, slots + model.config.prefix_slots, mesh), constrain(mesh, logits, "batch")
 
@@ -250,6 +251,8 @@ class Sampler:
         self.mesh = one_device() if mesh is None else mesh
         self._groups = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         model = abstract_model(config)
+        # In the type that products take anyway; vectors (norms, biases) stay as they are.
+        params = jax.tree.map(lambda x: x.astype(config.dtype) if x.ndim > 1 else x, params)
         # Whatever the programs take is committed to devices, as what they return is: otherwise each is compiled twice.
         self.params = jax.device_put(params, parameter_shardings(self.mesh, model.axes))
         self.graph = model.graph

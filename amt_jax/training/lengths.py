@@ -60,7 +60,10 @@ def cut(batch: Mapping[str, Any], length: int) -> dict[str, Any]:
     if cuts == 1:
         return dict(batch)
     conditions = {name: np.repeat(ids, cuts, axis=0) for name, ids in batch["conditions"].items()}
-    rows = {name: x.reshape(-1, length, *x.shape[2:]) for name, x in batch.items() if name != "conditions"}
+    whole = {name: x for name, x in batch.items() if name not in ("lengths", "conditions")}
+    rows = {name: x.reshape(-1, length, *x.shape[2:]) for name, x in whole.items()}
+    numbers = np.arange(1, batch["lengths"].shape[1] + 1)
+    lengths = np.sum(rows["segments"][..., None] == numbers, axis=1, dtype=np.int32)
     goes_on = rows["segments"] == rows["segments"][:, :1]
     positions = rows["positions"] - np.where(goes_on, rows["positions"][:, :1], 0)
-    return rows | {"positions": positions, "conditions": conditions}
+    return rows | {"positions": positions, "lengths": lengths, "conditions": conditions}

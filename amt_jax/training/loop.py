@@ -8,13 +8,16 @@ import functools
 import math
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 from tqdm import tqdm
 
+from amt_jax import storage
 from amt_jax.data.cache import open_dataset
 from amt_jax.data.card import Card
 from amt_jax.data.conditions import open_conditions
@@ -23,6 +26,7 @@ from amt_jax.data.plan import EvalPlan, TrainPlan
 from amt_jax.errors import UserError
 from amt_jax.parallel.mesh import local_rows, make_mesh, put_batch
 from amt_jax.parallel.processes import check_same, is_first, put_wishes, together
+from amt_jax.training import profile
 from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import TrainConfig, differences, transformer_config
 from amt_jax.training.lengths import cut, length_at, phases
@@ -33,18 +37,19 @@ from amt_jax.training.run_folder import RunFolder
 from amt_jax.training.summary import size_of, summary, weak_spots
 from amt_jax.training.transfer import transfer
 
+WARM_STEPS, TRACED_STEPS = 2, 5  # with --profile: steps before the trace, and in it
 EXPLODED = 3  # times the first loss, or that of guessing: above it a run does not recover
 
 
-def train(config: TrainConfig, run: RunFolder, *, allow_config_change: bool = False) -> bool:
+def train(config: TrainConfig, run: RunFolder, *, allow_config_change: bool = False, profiled: bool = False) -> bool:
     """Trains, alone in its run folder; see `train_alone`."""
     with contextlib.ExitStack() as stack:
         with together():
             stack.enter_context(run.locked())
-        return train_alone(config, run, allow_config_change)
+        return train_alone(config, run, allow_config_change, profiled)
 
 
-def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) -> bool:
+def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool, profiled: bool) -> bool:
     """Trains until the config's length, Ctrl-C or SIGTERM; goes on where the run folder's last checkpoint is.
 
     Every process of the run calls it with the same arguments.
@@ -53,6 +58,7 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
       config: the run.
       run: its folder, made if there is none.
       allow_config_change: whether a run may go on with another config than it began with.
+      profiled: whether to trace a few steps, and to tell what they spent their time on.
 
     Returns whether it is over: trained to the end, or stopped by the Ctrl-C of a person. A SIGTERM comes from a cluster
     that takes its machines back, which has to know that there is more to do.
@@ -158,6 +164,8 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
     ended_epoch = rows // plan.rows_per_epoch > (rows - config.rows_per_step) // plan.rows_per_epoch
     was_due = step == total_steps or due(step, config.validate_every, ended_epoch)
     missed = validation and resuming and was_due and step not in checkpoints.losses
+    first_traced = step + WARM_STEPS
+    tracing = contextlib.ExitStack()  # holds the trace while there is one
 
     def read_metrics() -> None:
         """Reads the step that was not read yet, if any."""
@@ -175,7 +183,7 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
         heard[:] = (wished | heard).tolist()
 
     try:
-        with Interruption() as interruption:
+        with Interruption() as interruption, tracing:
             stop = False
 
             def wishes(save: bool = False) -> jax.Array:
@@ -193,10 +201,17 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
                     lowest = valid_loss
                     checkpoints.save(state, rows, valid_loss)
             while step < total_steps and not stop:
+                if profiled and is_first() and step in (first_traced, first_traced + TRACED_STEPS):
+                    read_metrics()  # waits for the step before
+                    tracing.close()
+                    if step == first_traced:
+                        tracing.enter_context(traced(run))
                 length = length_at(lengths, step)
-                batch = put_batch(cut(next(iterator), length), mesh, config.rows_per_step * config.context // length)
                 old = config.save_minutes and time.monotonic() - saved_at > 60 * config.save_minutes
-                state, sums, wished = step_function(length)(state, batch, wishes(bool(old)))
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                    rows_here = config.rows_per_step * config.context // length
+                    batch = put_batch(cut(next(iterator), length), mesh, rows_here)
+                    state, sums, wished = step_function(length)(state, batch, wishes(bool(old)))
                 read_metrics()
                 # Several processes hear of a wish one step later, all in the same one; a process alone need not wait.
                 stop, save = heard if jax.process_count() > 1 else [interruption.requested, old]
@@ -209,6 +224,7 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
                 valid_loss = None
                 if validation and not stop and (last or due(step, config.validate_every, ended_epoch)):
                     read_metrics()
+                    tracing.close()
                     valid_loss = validate_now()
                     stop = valid_loss is None
                 better = valid_loss is not None and valid_loss < lowest
@@ -219,6 +235,9 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
                     lowest = valid_loss if better else lowest
                     saved, saved_at = step, time.monotonic()
             read_metrics()
+            tracing.close()
+            if profiled and step <= first_traced:
+                announce(f"nothing was traced: the first {WARM_STEPS} steps are not, and there were no more")
             checkpoints.wait()
     finally:
         log.close()
@@ -234,6 +253,20 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool) 
             f"stopped after step {step} of {total_steps}, saved; go on with: python -m amt_jax.train --run={run.path}"
         )
     return complete or interruption.by_hand
+
+
+@contextlib.contextmanager
+def traced(run: RunFolder) -> Iterator[None]:
+    """Traces what runs meanwhile into the run folder and tells what it cost."""
+    with tempfile.TemporaryDirectory() if storage.is_remote(run.path) else contextlib.nullcontext() as here:
+        folder = Path(here) if here else run.profile_path
+        with profile.trace(folder):
+            yield
+        for line in profile.costs(folder).lines():
+            announce(line)
+        if here:
+            storage.upload(folder, run.profile_path)
+    announce(f"trace: {run.profile_path}; look at it with xprof, TensorBoard or (.json.gz) https://ui.perfetto.dev")
 
 
 def validate(

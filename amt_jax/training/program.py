@@ -137,6 +137,7 @@ def batch_shapes(mesh: Mesh, model: TransformerConfig, rows: int, segments: int)
         "segments": numbers,
         "positions": numbers,
         "weights": jax.ShapeDtypeStruct(table, jnp.float32),
+        "lengths": jax.ShapeDtypeStruct((rows, segments), jnp.int32),
         "conditions": {
             c.name: jax.ShapeDtypeStruct((rows, segments, c.length, c.width), jnp.float16) for c in model.conditions
         },

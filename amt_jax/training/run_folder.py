@@ -36,7 +36,7 @@ TEXT_FILES = ("encoder.json", "clusters.json", "captions.jsonl", "pooled.npy")
 
 
 class RunFolder:
-    """A run folder: config.json, dataset.json, tokenizer.json, checkpoints/, metrics.jsonl, tensorboard/.
+    """A run folder: config.json, dataset.json, tokenizer.json, checkpoints/, metrics.jsonl, tensorboard/, profile/.
 
     It is on this machine or in an object store; UserError if that cannot be reached.
     """
@@ -153,6 +153,10 @@ class RunFolder:
     @property
     def tensorboard_path(self) -> Path:
         return self.path / "tensorboard"
+
+    @property
+    def profile_path(self) -> Path:
+        return self.path / "profile"
 
     @property
     def checkpoints_path(self) -> Path:

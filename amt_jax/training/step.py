@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -159,20 +160,28 @@ def sums(
         dropout_key = network_key if regularization.dropout else None
     model = nnx.merge(graph, params)
     logits = model(
-        inputs, batch["positions"], batch["segments"], conditions, dropout_key=dropout_key, placement=placement
+        inputs,
+        batch["positions"],
+        batch["segments"],
+        conditions,
+        lengths=batch["lengths"],
+        dropout_key=dropout_key,
+        placement=placement,
     )  # [B, T, K, V]
     targets = batch["targets"]  # [B, T, K]
     weights = jnp.broadcast_to(batch["weights"][..., None], targets.shape)
     normalizer = jax.nn.logsumexp(logits, axis=-1)
-    loss = (normalizer - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]) * weights
+    # Sums of what a comparison chose: gathers would be scattered back, which accelerators do one number at a time.
+    chosen = targets[..., None] == np.arange(logits.shape[-1])
+    loss = (normalizer - jnp.sum(logits, axis=-1, where=chosen)) * weights
     spread = (normalizer - jnp.mean(logits, axis=-1)) * weights
     smoothing = regularization.label_smoothing
-    types = jnp.asarray(type_ids)[targets].ravel()
+    of_type = jnp.asarray(type_ids)[targets][..., None] == np.arange(num_types)
     return {
         "loss": jnp.sum(loss),
         "smoothed_loss": jnp.sum((1 - smoothing) * loss + smoothing * spread),
         "correct": jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights),
         "count": jnp.sum(weights),
-        "type_loss": jax.ops.segment_sum(loss.ravel(), types, num_types),
-        "type_count": jax.ops.segment_sum(weights.ravel(), types, num_types),
+        "type_loss": jnp.sum(loss[..., None], axis=(0, 1, 2), where=of_type),
+        "type_count": jnp.sum(weights[..., None], axis=(0, 1, 2), where=of_type),
     }

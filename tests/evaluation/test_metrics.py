@@ -91,6 +91,13 @@ def test_order_of_pieces_does_not_matter_and_seeds_repeat(real, noise):
     assert a != compare({"noise": noise}, real, seed=8)
 
 
+def test_bootstrap_intervals_end_at_their_limits():
+    values = np.random.default_rng(0).normal(0, 1, (40, 1))
+    assert bootstrap(np.mean, [values], 0).low == 0
+    assert bootstrap(np.mean, [values], 0, least=-np.inf).low < -0.1
+    assert bootstrap(np.mean, [values], 0, most=0.05).high == 0.05
+
+
 def test_bootstrap_interval_covers():
     random = np.random.default_rng(0)
     covered = 0

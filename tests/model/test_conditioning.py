@@ -43,9 +43,9 @@ def test_values_go_by_segment(conditioning):
     added = of_segments(asked.added, segments)
     for row in range(2):
         for time in range(4):
-            segment = max(int(segments[row, time]) - 1, 0)
+            segment = int(segments[row, time]) - 1
             composer, mood = (values[name][row, segment, 0].astype(np.float32) for name in ("composer", "mood"))
-            expected = 0.25 * composer @ tables["composer"] + 2 * mood @ tables["mood"]
+            expected = (segment >= 0) * (0.25 * composer @ tables["composer"] + 2 * mood @ tables["mood"])
             np.testing.assert_allclose(added[row, time], expected, atol=1e-5)
     np.testing.assert_allclose(asked.prefix[:, :, 0], 0.25 * values["style"][:, :, 0] @ tables["style"], atol=1e-5)
     words = 0.5 * values["words"].astype(np.float32) @ tables["words"]

@@ -39,7 +39,7 @@ def value_and_grads(attend, tensors, segments):
     @jax.jit
     def run(*inputs):
         def loss(*inputs):
-            out = attend(*inputs, segments).astype(jnp.float32)
+            out = attend(*inputs, segments, None).astype(jnp.float32)
             return jnp.sum(out * weight), out
 
         (_, out), grads = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(*inputs)
@@ -97,7 +97,7 @@ def program_for_tpus(shape, attend_on):
     segments = jax.ShapeDtypeStruct((shape[0], 8192), jnp.int32, sharding=sharding(mesh, "batch", "time"))
 
     def loss(*inputs):
-        return jnp.sum(jnp.square(attend_on(mesh)(*inputs).astype(jnp.float32)))
+        return jnp.sum(jnp.square(attend_on(mesh)(*inputs, None).astype(jnp.float32)))
 
     return jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(heads, heads, heads, segments).compile().as_text()
 

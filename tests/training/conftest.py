@@ -1,6 +1,5 @@
 import copy
 
-import jax
 import numpy as np
 import pytest
 
@@ -83,18 +82,3 @@ def final_state():
         return state
 
     return load
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Runs of these tests, in this process and in others, share what they compile."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name.upper(), str(value))
-            jax.config.update(name, value)
-        yield
-    jax.config.update("jax_compilation_cache_dir", None)

@@ -108,6 +108,20 @@ def test_a_damaged_checkpoint_is_said(straight, tmp_path):
     gc.collect()  # so that what is left of those reads is complained of here
 
 
+def test_a_profile_changes_nothing_but_tells(straight, tmp_path, make_config, final_state, capsys):
+    run = RunFolder(tmp_path / "run")
+    train(make_config({"validate_every": 6}), run, profiled=True)  # a validation ends a trace
+    equal_checkpoints(run, straight, final_state)
+    assert {path.name for path in run.path.iterdir()} == {path.name for path in straight.path.iterdir()} | {"profile"}
+    assert any(run.profile_path.glob("**/*.trace.json.gz"))
+    said = capsys.readouterr().out
+    assert "Linear.__call__ transformer.py:" in said
+    assert "a step over 4, devices idle" in said  # the first two of six are not traced
+
+    train(make_config({"steps": 2}), RunFolder(tmp_path / "short"), profiled=True)
+    assert "nothing was traced" in capsys.readouterr().out
+
+
 def test_resumed_equals_straight_bit_for_bit(straight, tmp_path, make_config, monkeypatch, final_state, capsys):
     run = RunFolder(tmp_path / "run")
     stop_after(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))

@@ -226,6 +226,7 @@ def test_two_pieces_packed_in_a_row_lose_what_they_lose_in_two_rows(setup):
         batch = {name: np.zeros(shape, np.int32) for name in ("inputs", "targets", "segments", "positions")}
         batch |= {
             "weights": np.zeros(shape, np.float32),
+            "lengths": np.zeros((len(layout), 3), np.int32),
             "conditions": {"composer": np.zeros((len(layout), 3, 1, 3), np.float16)},
         }
         for row, indices in enumerate(layout):
@@ -234,7 +235,7 @@ def test_two_pieces_packed_in_a_row_lose_what_they_lose_in_two_rows(setup):
                 here = slice(at, at + lengths[i])
                 batch["inputs"][row, here], batch["targets"][row, here] = pieces[i][:-1], pieces[i][1:]
                 batch["segments"][row, here], batch["weights"][row, here] = segment + 1, 1
-                batch["positions"][row, here] = np.arange(lengths[i])
+                batch["positions"][row, here], batch["lengths"][row, segment] = np.arange(lengths[i]), lengths[i]
                 batch["conditions"]["composer"][row, segment, 0, composers[i]] = 1
                 at += lengths[i]
         return batch | {"inputs": batch["inputs"][..., None], "targets": batch["targets"][..., None]}
