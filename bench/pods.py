@@ -54,7 +54,7 @@ def table(reports) -> str:
         "utilisation (MFU) are estimates from the chip's datasheet: from full to no overlap of products, memory and",
         "interconnect, and without what vector units do (softmax, norms, random numbers), which only adds.",
         "A chip has one row of each microbatch, so that a larger slice takes a larger batch (weak scaling).",
-        "Under remat (remi_composer) the TPU compiler computes attention scores once more than the formula counts.",
+        "Attention of whole sequences is the splash kernel; what it reads again for each block counts.",
         "",
         "| preset | slice | mesh | microbatches | tokens a step | memory a chip | of it code "
         "| TFLOP a chip | by formula | sent a chip | step, ms | MFU |",

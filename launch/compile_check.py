@@ -122,7 +122,7 @@ def check(
         summary=summary(program, config, model),
         parameters=sum(x.size for x in jax.tree.leaves(program.model.shapes)),
         tokens=config.rows_per_step * config.context,
-        formula_flops=executed_flops(model, config.rows_per_step),
+        formula_flops=executed_flops(model, config.rows_per_step, splash=True),
         model_flops=model_flops(model, config.rows_per_step),
         checkpoint=checkpoint_layout(program.layout),
         programs=programs,
@@ -233,6 +233,8 @@ def figures(name: str, compiling) -> Figures:
         flops=totals.flops,
         memory_bytes=totals.memory_bytes,
         collectives={kind: (each.count, each.bytes) for kind, each in sorted(totals.collectives.items())},
+        largest=(str(totals.largest), totals.largest.bytes),
+        kernels=dict(sorted(totals.kernels.items())),
         open_loops=totals.open_loops,
         compile_seconds=seconds,
     )

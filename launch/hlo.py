@@ -19,6 +19,9 @@ BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "c64": 64, "c128": 128, "token"
 # These move nothing themselves.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "iota",
         "after-all", "partition-id", "replica-id", "optimization-barrier"}  # fmt: skip
+# Kernels of causal splash attention, see model.splash: products with each block of pairs, and which two operands are
+# read anew for each block of the others, of [..., heads, time, head dim].
+SPLASH = {"fwd": (2, (3, 4)), "dq": (3, (3, 4)), "dkv": (4, (2, 8))}
 
 ARRAY = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](?:\{([^}]*)\})?")
 INSTRUCTION = re.compile(r"\s+(ROOT )?%(\S+) = (.*)")
@@ -37,6 +40,9 @@ class Array(NamedTuple):
     def bytes(self) -> int:
         bits = BITS.get(self.kind) if self.kind in BITS else int(re.search(r"\d+", self.kind)[0])
         return math.prod(self.dims) * bits // 8
+
+    def __str__(self):
+        return f"{self.kind}[{','.join(map(str, self.dims))}]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +73,16 @@ class Totals:
       flops: of matrix products, 2 a multiply-add.
       memory_bytes: read from and written to main memory by each fusion, product, copy and slice.
       collectives: kind -> traffic.
+      kernels: name -> runs of a kernel that the program brings along.
+      largest: array in main memory.
       open_loops: loops whose number of rounds the program does not say, counted once.
     """
 
     flops: float = 0.0
     memory_bytes: float = 0.0
     collectives: dict[str, Traffic] = dataclasses.field(default_factory=lambda: collections.defaultdict(Traffic))
+    kernels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    largest: Array = dataclasses.field(default_factory=lambda: Array("token", (), True))
     open_loops: int = 0
 
 
@@ -111,7 +121,14 @@ class Program:
                         found.collectives[kind].bytes += times * _sent(kind, each, computation)
                 elif each.opcode in ("dot", "convolution"):
                     found.flops += times * _flops(each, computation)
+                elif "tpu_custom_call" in each.attributes:
+                    name, flops, again = _kernel(each, computation)
+                    found.kernels[name] += times
+                    found.flops += times * flops
+                    found.memory_bytes += times * again
                 if not fused:
+                    arrays = [found.largest, *(array for array in each.shape if array.in_memory)]
+                    found.largest = max(arrays, key=lambda array: array.bytes)
                     found.memory_bytes += times * self._memory_bytes(each, computation)
                 if each.opcode == "while":
                     rounds = self._rounds(each)
@@ -263,6 +280,21 @@ def _flops(each: Instruction, computation: dict[str, Instruction]) -> int:
         before = int(window["pad"].split("x")[index].split("_")[0]) if "pad" in window else 0
         total *= sum(_valid(left[axis], right[axis], out[axis], stride, dilation, hole, before))
     return total
+
+
+def _kernel(each: Instruction, computation: dict[str, Instruction]) -> tuple[str, int, float]:
+    """A kernel's name, its operations, and the bytes that it reads again of what it has read before."""
+    match = re.match(r"splash_mha_(fwd|dq|dkv)", each.name)
+    if not match:
+        raise ValueError(f"kernel not understood: {each.name}")
+    products, read_again = SPLASH[match[1]]
+    shapes = [computation[name].shape for name in each.operands]
+    *_, heads, time, _ = shapes[2][0].dims
+    count = shapes[0][0].dims[-1]  # blocks a row, of which half and the diagonal are visible
+    pairs = count * (count + 1) // 2 * (time // count) ** 2
+    flops = 2 * products * pairs * math.prod(shapes[2][0].dims) // time
+    again = sum(_bytes(shapes[i]) * ((count + 1) / 2 * heads / shapes[i][0].dims[-3] - 1) for i in read_again)
+    return match[0], flops, again
 
 
 def _valid(size: int, kernel: int, out: int, stride: int, dilation: int, hole: int, before: int) -> Iterator[bool]:

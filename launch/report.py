@@ -19,6 +19,8 @@ class Figures:
       flops: of matrix products.
       memory_bytes: read and written.
       collectives: kind -> [count, bytes sent].
+      largest: array in main memory: its type and dimensions, and bytes.
+      kernels: name -> runs, of kernels that are not the compiler's.
       open_loops: loops counted once because their length depends on data.
       compile_seconds: it took so long here.
     """
@@ -32,6 +34,8 @@ class Figures:
     flops: float
     memory_bytes: float
     collectives: dict[str, tuple[int, float]]
+    largest: tuple[str, int]
+    kernels: dict[str, int]
     open_loops: int
     compile_seconds: float
 
@@ -51,7 +55,7 @@ class Report:
       summary: the lines a run begins with.
       parameters: numbers in the network.
       tokens: a step.
-      formula_flops: of a step on all chips as blockwise attention executes it; see training.flops.
+      formula_flops: of a step on all chips as splash attention executes it; see training.flops.
       model_flops: of a step on all chips, nothing computed twice.
       checkpoint: arrays, bytes in all, hosts, bytes that a host reads to resume.
       programs: the compiled ones; the train step first.
@@ -138,6 +142,8 @@ def lines(report: Report) -> list[str]:
                 f"  interconnect a chip: {kind} {count:,} x, {size_of(size)} sent"
                 for kind, (count, size) in each.collectives.items()
             ),
+            f"  attention: {', '.join(f'{name} {count:,} x' for name, count in each.kernels.items()) or 'of a cache'}; "
+            f"largest array {each.largest[0]}, {size_of(each.largest[1])}",
             f"  estimate, not measured: {time.fastest * 1e3:.3g} to {time.slowest * 1e3:.3g} ms (products "
             f"{time.compute * 1e3:.3g}, memory {time.memory * 1e3:.3g}, interconnect {time.interconnect * 1e3:.3g})",
         ]

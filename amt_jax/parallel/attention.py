@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from amt_jax.model.attention import Attend, blockwise_attend, cached_attend, repeat_heads
 from amt_jax.model.cudnn import cudnn_attend
+from amt_jax.model.splash import splash_attend
 from amt_jax.model.transformer import ONE_DEVICE, Placement
 from amt_jax.parallel.mesh import constrain, spec
 
@@ -38,6 +39,8 @@ def placement(mesh: Mesh) -> Placement:
 def attention_of(mesh: Mesh) -> Attend:
     """The attention of whole sequences that suits a mesh's devices."""
     device = mesh.devices.flat[0]
+    if device.platform == "tpu":
+        return splash_attend
     if device.platform == "gpu" and float(device.compute_capability) >= HOPPER:
         return cudnn_attend
     return blockwise_attend

@@ -12,6 +12,7 @@ B rows   T tokens   L layers   D model   F feed-forward   V vocabulary   N, K he
 from __future__ import annotations
 
 from amt_jax.model.attention import blockwise_pairs
+from amt_jax.model.splash import splash_pairs
 from amt_jax.model.transformer import TransformerConfig
 
 
@@ -45,20 +46,25 @@ def model_flops(config: TransformerConfig, rows: int) -> float:
     return 3 * forward_flops(config, rows)
 
 
-def executed_flops(config: TransformerConfig, rows: int) -> float:
-    """What a training step of `rows` rows does compute with blockwise attention.
+def executed_flops(config: TransformerConfig, rows: int, *, splash: bool = False) -> float:
+    """What a training step of `rows` rows does compute with blockwise attention, or with splash attention.
 
-    Beyond `model_flops`: the masked pairs in the blocks along the diagonal, scores once more in the backward pass, and
-    under `remat` a layer's forward pass but for its last product, which nothing needs twice.
+    Beyond `model_flops`: the masked pairs in the blocks along the diagonal, scores once more in the backward pass, the
+    gradient of embeddings looked up, which is a product too, and under `remat` a layer's forward pass but for its last
+    product, which nothing needs twice.
     """
     sizes = kernel_sizes(config)
     embedding, down = sizes.pop("embedding"), sizes["down"]
     layer = 3 * sum(sizes.values()) + (sum(sizes.values()) - down if config.remat else 0)
-    dense = 2 * rows * config.context_length * (config.num_layers * layer + 3 * embedding)
+    dense = 2 * rows * config.context_length * (config.num_layers * layer + 4 * embedding)
     # Forwards scores and values; backwards scores, gradients of weights, queries, keys and values. Recomputed under
     # remat, the values are new and the scores serve the backward pass too.
-    products = 8 if config.remat else 7
-    return dense + config.num_layers * _attention(config, rows, blockwise_pairs(config.context_length), products)
+    products, pairs = 8 if config.remat else 7, blockwise_pairs(config.context_length)
+    if splash:
+        # One backward kernel for queries, one for keys and values: both compute scores and gradients of weights. The
+        # forward kernel is recomputed whole.
+        products, pairs = 11 if config.remat else 9, splash_pairs(config.context_length)
+    return dense + config.num_layers * _attention(config, rows, pairs, products)
 
 
 def _attention(config: TransformerConfig, rows: int, pairs: int, products: int) -> float:

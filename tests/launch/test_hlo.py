@@ -122,6 +122,39 @@ def test_what_the_tpu_compiler_writes(groups):
     assert found.memory_bytes == 2 * 8 * 128 + 4 * (2 * 4 * 8 * 128 * 64 + 3 * 4)
 
 
+KERNEL = """\
+ENTRY %main (n: s8[1,4,4], m: s8[1,4,4], q: bf16[2,8,2048,64], k: bf16[2,4,2048,64]) -> bf16[2,8,2048,64] {
+  %n = s8[1,4,4]{2,1,0:T(4,128)(4,1)S(1)} parameter(0)
+  %m = s8[1,4,4]{2,1,0:T(4,128)(4,1)S(1)} parameter(1)
+  %q = bf16[2,8,2048,64]{3,2,1,0:T(8,128)(2,1)} parameter(2)
+  %k = bf16[2,4,2048,64]{3,2,1,0:T(8,128)(2,1)} parameter(3)
+  ROOT %NAME.1 = bf16[2,8,2048,64]{3,2,1,0} custom-call(%n, %m, %q, %k, %k, /*index=5*/%n, %n, %n, %q), \
+custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{}"
+}}, metadata={op_name="jit(f)/%NAME"}
+}
+"""
+
+
+@pytest.mark.parametrize(("kind", "products"), [("fwd", 2), ("dq", 3), ("dkv", 4)])
+def test_splash_kernels(kind, products):
+    found = Program(KERNEL.replace("NAME", f"splash_mha_{kind}_segmented")).totals()
+    assert found.kernels == {f"splash_mha_{kind}": 1}
+    pairs = 10 * 512**2  # of 4 x 4 blocks those below the diagonal and on it
+    assert found.flops == products * 2 * 2 * 8 * pairs * 64
+    # Each query head reads its blocks of keys and values 2.5 times on average, or its keys' queries; the operands of
+    # the kernel and its result count once anyway.
+    heads = 2 * 8 * 2048 * 64 * 2
+    read_again = {"dkv": 2 * 1.5 * heads}.get(kind, 2 * (2.5 * heads - heads / 2))
+    assert found.memory_bytes == 2 * heads + 2 * heads / 2 + heads + read_again
+    assert str(found.largest) == "bf16[2,8,2048,64]"
+
+
+def test_kernels_that_are_not_known_are_not_guessed():
+    with pytest.raises(ValueError, match="not understood"):
+        Program(KERNEL.replace("NAME", "paged_attention")).totals()
+
+
 def test_replica_groups_that_are_not_understood_are_not_guessed():
     with pytest.raises(ValueError, match="not understood"):
         Program(TPU.replace("GROUPS", "replica_groups=new[8]")).totals()
