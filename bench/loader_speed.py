@@ -2,7 +2,7 @@
 
 Both sides make batches of the same training split in random order: the DataLoader slices memory-mapped tokens, ours
 reads records, keeps the pieces in a row apart and counts positions in them. Ours is measured with tokens alone, as the
-DataLoader has them, and as configs/remi_modern.py trains: every piece transposed anew each epoch, and its conditions told.
+DataLoader has them, and as configs/remi_modern.py trains: pieces transposed anew each epoch, their conditions told.
 What training eats is bench.train_speed's step, in turns with both.
 """
 
