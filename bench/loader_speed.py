@@ -17,8 +17,9 @@ import time
 from pathlib import Path
 
 from amt_jax.errors import UserError, run_command
+from bench.models import SIZES
 from bench.peer import compare, take_turns, write_results
-from bench.train_speed import our_step, threads
+from bench.train_speed import our_steps, threads
 
 WARM = 20  # batches that are not counted: what was read ahead, and the start of the DataLoader's workers
 
@@ -61,7 +62,8 @@ def main() -> None:
 
         ours = {name: our_loader(records, args, varied=name == "remi_modern") for name in ("tokens", "remi_modern")}
         sides = ours | {f"peer {workers}": lambda workers=workers: peer(workers) for workers in peers}
-        seconds = take_turns(sides | {"training": our_step(args.batch, args.length, "float32")}, args.rounds)
+        step, _ = our_steps(args.batch, args.length, 1, "float32", 1, SIZES["remi_composer"])
+        seconds = take_turns(sides | {"training": step}, args.rounds)
     tokens = args.batch * args.length
     training = statistics.median(seconds["training"]) / tokens
     rows = []

@@ -66,7 +66,9 @@ def test_a_train_step_is_the_cpus(params):
 def test_a_piece_is_the_cpus(params):
     tokenizer = SymbolicTokenizer.create("remi")
     spec, grammar = tokenizer.spec, Grammar.create(tokenizer.spec, tokenizer.names)
-    requests = [Request(GenerationSettings(seed=seed, max_tokens=200, seconds=30_000, temperature=0.0)) for seed in range(3)]
+    requests = [
+        Request(GenerationSettings(seed=seed, max_tokens=200, seconds=30_000, temperature=0.0)) for seed in range(3)
+    ]
 
     def run(platform):
         device = jax.devices(platform)[0]
