@@ -91,7 +91,8 @@ def our_generator(prompt: int, tokens: int, dtype: str, max_batch: int):
     import numpy as np
 
     from amt_jax.model.params import init_params
-    from amt_jax.sampling.sampler import Request, Sampler
+    from amt_jax.sampling.request import Request
+    from amt_jax.sampling.sampler import Sampler
     from amt_jax.sampling.settings import GenerationSettings
     from amt_jax.tokens.grammar import Grammar
     from amt_jax.tokens.symbolic import SymbolicTokenizer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amt_jax.model.transformer import TransformerConfig
+from amt_jax.model.config import TransformerConfig
 
 SIZES = {
     "remi_composer": {"vocab_size": 419, "num_layers": 8, "num_heads": 8, "d_model": 512, "d_ff": 2048},

@@ -21,7 +21,7 @@ from launch.chips import slice_devices
 from launch.report import Figures, Report, lines
 
 if TYPE_CHECKING:
-    from amt_jax.model.transformer import TransformerConfig
+    from amt_jax.model.config import TransformerConfig
     from amt_jax.parallel.mesh import MeshConfig
     from amt_jax.tokens.symbolic import SymbolicTokenizer
 
@@ -84,7 +84,7 @@ def check(
     import jax
 
     from amt_jax.data.card import Vocabulary
-    from amt_jax.model.transformer import TransformerConfig
+    from amt_jax.model.config import TransformerConfig
     from amt_jax.parallel.mesh import make_mesh
     from amt_jax.tokens.symbolic import SymbolicTokenizer
     from amt_jax.train import load_config, override
@@ -144,8 +144,9 @@ def decoding(
     from amt_jax.model.params import abstract_model
     from amt_jax.parallel.mesh import make_mesh, parameter_shardings, sharding
     from amt_jax.sampling.constraints import Limits
+    from amt_jax.sampling.decode import DecodeState, Plan, decode, prefill, shardings
     from amt_jax.sampling.filters import Controls
-    from amt_jax.sampling.sampler import MAX_CANDIDATES, STEPS_A_DISPATCH, DecodeState, Plan, decode, prefill, shardings
+    from amt_jax.sampling.sampler import MAX_CANDIDATES, STEPS_A_DISPATCH
     from amt_jax.tokens.grammar import Grammar
 
     rows = len(devices) // config.tensor

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+from amt_jax.model.config import TransformerConfig
 from amt_jax.model.params import abstract_model, init_params
-from amt_jax.model.transformer import TransformerConfig
 from amt_jax.parallel.mesh import AXES
-from amt_jax.sampling.sampler import Request, Sampler
+from amt_jax.sampling.request import Request
+from amt_jax.sampling.sampler import Sampler
 from amt_jax.sampling.settings import GenerationSettings
 from amt_jax.tokens.grammar import Grammar
 from amt_jax.tokens.symbolic import SymbolicTokenizer

@@ -21,8 +21,9 @@ from amt_jax.data.conditions import Conditions
 from amt_jax.data.pipeline import Records, Retold, Rows, batches
 from amt_jax.data.plan import EvalPlan
 from amt_jax.evaluation.metrics import Estimate, bootstrap
+from amt_jax.model.config import TransformerConfig
 from amt_jax.model.params import abstract_model
-from amt_jax.model.transformer import Transformer, TransformerConfig
+from amt_jax.model.transformer import Transformer
 from amt_jax.parallel.attention import placement
 from amt_jax.parallel.mesh import one_device, put_batch
 from amt_jax.parallel.processes import gather, is_first

@@ -37,7 +37,8 @@ from amt_jax.music.render import AUDIO_FORMATS, piano_roll_png, save_audio
 from amt_jax.parallel.mesh import ONE_DEVICE, MeshConfig, local_mesh
 from amt_jax.parallel.processes import is_first
 from amt_jax.sampling.generator import Generator
-from amt_jax.sampling.sampler import Request, Sampler
+from amt_jax.sampling.request import Request
+from amt_jax.sampling.sampler import Sampler
 from amt_jax.sampling.settings import GenerationSettings
 from amt_jax.training.run_folder import RunFolder
 

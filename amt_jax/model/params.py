@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from amt_jax.model.transformer import Transformer, TransformerConfig
+from amt_jax.model.config import TransformerConfig
+from amt_jax.model.transformer import Transformer
 
 
 class AbstractModel(NamedTuple):

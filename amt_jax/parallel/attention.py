@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from amt_jax.model.attention import Attend, blockwise_attend, cached_attend, repeat_heads
 from amt_jax.model.cudnn import cudnn_attend
+from amt_jax.model.layers import ONE_DEVICE, Placement
 from amt_jax.model.splash import splash_attend
-from amt_jax.model.transformer import ONE_DEVICE, Placement
 from amt_jax.parallel.mesh import constrain, spec
 
 HOPPER = 9.0  # the first compute capability whose cuDNN attention takes packed rows

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from amt_jax.errors import UserError, near
-from amt_jax.model.transformer import TransformerConfig
+from amt_jax.model.config import TransformerConfig
 
 AXES = ("data", "fsdp", "tensor", "sequence")
 

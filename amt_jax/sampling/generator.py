@@ -23,7 +23,8 @@ from amt_jax.music import instruments, midi
 from amt_jax.parallel.mesh import ONE_DEVICE, MeshConfig, local_mesh
 from amt_jax.sampling import order as ordering
 from amt_jax.sampling.order import Order
-from amt_jax.sampling.sampler import Bucket, Request, Result, Sampler
+from amt_jax.sampling.request import Bucket, Request, Result
+from amt_jax.sampling.sampler import Sampler
 from amt_jax.sampling.settings import GenerationSettings
 from amt_jax.sampling.wish import Reader, Wish
 from amt_jax.tokens.grammar import Grammar

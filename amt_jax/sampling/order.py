@@ -52,7 +52,7 @@ class Order:
 
     @property
     def guides(self) -> list[tuple[list[str], float]]:
-        """The groups of conditions and their scales, see sampler.Request; empty if one scale serves all."""
+        """The groups of conditions and their scales, see request.Request; empty if one scale serves all."""
         if not self.guide:
             return []
         rest = [name for name in self.conditions if name not in self.guide]

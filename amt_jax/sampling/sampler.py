@@ -1,7 +1,6 @@
 """Generation of many pieces at once: prefill a window, decode until it is full or all pieces ended, move the window on.
 
-    B batch   G guidance branches   P prompt slots   S window slots   M output tokens   V vocabulary
-    L vectors of width W a condition
+    B batch   G guidance branches   M output tokens
 
 A piece longer than the model's context is made window by window: when the window is full, the newer half of it becomes
 the prompt of the next, with positions from zero, just as training windows begin in the middle of pieces.
@@ -9,218 +8,29 @@ the prompt of the next, with positions from zero, just as training windows begin
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from amt_jax.errors import UserError
+from amt_jax.model.config import TransformerConfig
 from amt_jax.model.params import abstract_model
-from amt_jax.model.transformer import Transformer, TransformerConfig
-from amt_jax.parallel.attention import CACHE, placement
-from amt_jax.parallel.mesh import constrain, one_device, parameter_shardings, sharding
+from amt_jax.parallel.mesh import one_device, parameter_shardings, sharding
 from amt_jax.sampling import cache, constraints
 from amt_jax.sampling.constraints import Limits
-from amt_jax.sampling.filters import Controls, noise, penalize, sample
-from amt_jax.sampling.guidance import guide
-from amt_jax.sampling.settings import GenerationSettings
+from amt_jax.sampling.decode import DecodeState, Plan, decode, prefill, shardings
+from amt_jax.sampling.filters import Controls
+from amt_jax.sampling.request import Bucket, Request, Result
 from amt_jax.tokens.grammar import DRUMS, MAX_POLYPHONY, Grammar, GrammarState
 from amt_jax.tokens.spec import TokenSpec
 
 STEPS_A_DISPATCH = 128  # the compiled loop runs this long between two looks from the host
 SMALLEST_WINDOW = 256  # the window starts with so many slots and doubles up to the context
 MAX_CANDIDATES = 64  # top-k up to this is sampled among so many candidates; above it, or without top-k, among all
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """One piece to make.
-
-    Attributes:
-      settings: how to sample it.
-      conditions: condition name -> its value, [L, W] float16; what is missing is null.
-      prompt: ids to continue, without BOS; empty starts a new piece. [T] uint16
-      programs: the only instruments that new notes may have, 128 for drums; None for any.
-      guides: how strongly to follow which conditions, (names, scale) each; empty to follow all by settings.guidance.
-      against: what to be led away from, as `conditions`; empty for what the model does when nothing is asked.
-    """
-
-    settings: GenerationSettings
-    conditions: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    prompt: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint16))
-    programs: tuple[int, ...] | None = None
-    guides: Sequence[tuple[Sequence[str], float]] = ()
-    against: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-    @property
-    def branches(self) -> list[tuple[Mapping[str, np.ndarray], float]]:
-        """What to ask the model, and with which scale: (conditions, scale) each, the base of guidance first.
-
-        A single one if there is nothing to guide.
-        """
-        guides = self.guides or [(tuple(self.conditions), self.settings.guidance)]
-        if not (self.conditions or self.against) or (
-            not self.against and not self.guides and self.settings.guidance == 1
-        ):
-            return [(self.conditions, 1.0)]
-        return [
-            (self.against, 0.0),
-            *(({name: self.conditions[name] for name in names}, scale) for names, scale in guides),
-        ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Bucket:
-    """The sizes of a batch's programs. A row's music depends on its request and on these, nothing else.
-
-    Attributes:
-      rows: B, a power of two.
-      width: prompt slots.
-      branches: G, 1 without guidance; else a base and one for each group of conditions with a scale of its own.
-      candidates: tokens looked at after top-k.
-      budget: new tokens at most, a power of two.
-      counted: whether the clocks count notes, because a row limits its polyphony.
-    """
-
-    rows: int
-    width: int
-    branches: int
-    candidates: int
-    budget: int
-    counted: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """One piece made.
-
-    Attributes:
-      ids: new token ids without EOS. [T] uint16
-      bucket: the batch it was made in.
-      row: its row there.
-    """
-
-    ids: np.ndarray
-    bucket: Bucket
-    row: int
-
-
-class DecodeState(NamedTuple):
-    """What the decode loop carries.
-
-    cache: a (key, value) of [B · G · K, S, H] a layer; logits: [B · G, V] of the next token, a row's branches side by
-    side, so that devices that share rows need not exchange them; window: [B, S] the tokens in the slots; index: [] the
-    next free slot; first: [B] a row's first slot; output: [B, M] new tokens; count: [] how many; done: [B]; seen:
-    [B, V] tokens that came before; clock: the rows' grammar states.
-    """
-
-    cache: cache.Cache
-    logits: jax.Array
-    window: jax.Array
-    index: jax.Array
-    first: jax.Array
-    output: jax.Array
-    count: jax.Array
-    done: jax.Array
-    seen: jax.Array
-    clock: GrammarState
-
-
-class Plan(NamedTuple):
-    """What stays fixed for a batch.
-
-    controls; guidance scales [G - 1, B]; conditions name -> [B · G, 1, L, W]; max_tokens [B]; the rows' limits.
-    """
-
-    controls: Controls
-    scales: jax.Array
-    conditions: dict[str, jax.Array]
-    max_tokens: jax.Array
-    limits: Limits
-
-
-@functools.partial(jax.jit, static_argnames=("graph", "slots", "mesh"))
-def prefill(graph, params, conditions, window, first, *, slots, mesh):
-    """Reads a prompt [B, P] whose rows begin at slots `first`: the cache of `slots`, logits of the next [B · G, V]."""
-    model: Transformer = nnx.merge(graph, params)
-    slot = jnp.arange(window.shape[1])
-    segments = (slot >= first[:, None]).astype(jnp.int32)
-    positions = jnp.maximum(slot - first[:, None], 0)
-    branches = logits_rows(conditions, window) // window.shape[0]
-    lengths = jnp.stack([first, window.shape[1] - first], axis=1)  # padding before, the prompt after
-    inputs = (jnp.repeat(x, branches, axis=0) for x in (window[..., None], positions, segments))
-    hidden, layers = model.hidden(*inputs, conditions, jnp.repeat(lengths, branches, axis=0), placement=placement(mesh))
-    logits = model.logits(hidden[:, -1], placement(mesh))[:, 0]
-    return cache.fill(layers, slots + model.config.prefix_slots, mesh), constrain(mesh, logits, "batch")
-
-
-def logits_rows(conditions, window):
-    """Rows of a forward pass: B · G where there are conditions, else B."""
-    return next(iter(conditions.values())).shape[0] if conditions else window.shape[0]
-
-
-@functools.partial(
-    jax.jit, static_argnames=("graph", "grammar", "candidates", "pad", "mesh"), donate_argnames=("state",)
-)
-def decode(
-    graph, params, plan: Plan, state: DecodeState, stop, *, grammar: Grammar, candidates, pad, mesh: Mesh
-) -> DecodeState:
-    """Samples tokens until `stop` of them, a full window, or the end of every row."""
-    model: Transformer = nnx.merge(graph, params)
-    batch, slots = state.window.shape
-    slot = jnp.arange(slots)
-    remembered = model.remember(plan.conditions, placement(mesh))
-
-    def unfinished(state):
-        return (state.count < stop) & (state.index < slots) & ~jnp.all(state.done)
-
-    def step(state):
-        logits = guide(state.logits.reshape(batch, -1, state.logits.shape[-1]).swapaxes(0, 1), plan.scales)
-        logits = constraints.constrain(grammar, state.clock, logits, plan.limits)
-        logits = penalize(logits, state.seen, plan.controls.repetition_penalty)
-        drawn = sample(logits, noise(plan.controls.seed, state.count, logits.shape[-1]), plan.controls, candidates)
-        token = jnp.where(state.done, pad, drawn)
-        done = state.done | (token == grammar.eos) | (state.count + 1 >= plan.max_tokens)
-        window = jax.lax.dynamic_update_slice_in_dim(state.window, token[:, None], state.index, axis=1)
-        output = jax.lax.dynamic_update_slice_in_dim(state.output, token[:, None], state.count, axis=1)
-
-        branches = state.logits.shape[0] // batch
-        mask = (slot >= state.first[:, None]) & (slot <= state.index)
-        tokens, positions, mask = (jnp.repeat(x, branches, axis=0) for x in (token, state.index - state.first, mask))
-        logits, filled = model.step(
-            tokens[:, None], positions, remembered, state.cache, state.index, mask, placement(mesh)
-        )
-        return DecodeState(
-            cache=filled,
-            logits=logits[:, 0],
-            window=window,
-            index=state.index + 1,
-            first=state.first,
-            output=output,
-            count=state.count + 1,
-            done=done,
-            seen=state.seen.at[jnp.arange(batch), token].set(True),
-            clock=grammar.advance(state.clock, token, jnp),
-        )
-
-    # It leaves as it came, or the next call would be another program.
-    return jax.lax.with_sharding_constraint(jax.lax.while_loop(unfinished, step, state), shardings(state, mesh))
-
-
-def shardings(state: DecodeState, mesh: Mesh) -> DecodeState:
-    """Where a state lies: its rows by batch, its cache by batch and heads."""
-
-    def place(x):
-        return sharding(mesh, *["batch"][: x.ndim])
-
-    held = jax.tree.map(lambda x: sharding(mesh, *CACHE), state.cache)
-    return jax.tree.map(place, state._replace(cache=None))._replace(cache=held)
 
 
 class Sampler:

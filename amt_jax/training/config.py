@@ -14,7 +14,7 @@ from amt_jax.data.card import Card, Vocabulary
 from amt_jax.data.pipeline import Augmentation
 from amt_jax.errors import UserError, near
 from amt_jax.model.conditioning import WAYS, ConditionConfig
-from amt_jax.model.transformer import ModelConfig, TransformerConfig
+from amt_jax.model.config import ModelConfig, TransformerConfig
 from amt_jax.parallel.mesh import MeshConfig
 from amt_jax.training.lengths import phases
 

@@ -12,8 +12,8 @@ B rows   T tokens   L layers   D model   F feed-forward   V vocabulary   N, K he
 from __future__ import annotations
 
 from amt_jax.model.attention import blockwise_pairs
+from amt_jax.model.config import TransformerConfig
 from amt_jax.model.splash import splash_pairs
-from amt_jax.model.transformer import TransformerConfig
 
 
 def kernel_sizes(config: TransformerConfig) -> dict[str, int]:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from amt_jax.model.config import TransformerConfig
 from amt_jax.model.params import AbstractModel, abstract_model, init_params
-from amt_jax.model.transformer import TransformerConfig
 from amt_jax.parallel.attention import placement
 from amt_jax.parallel.mesh import batch_shardings, parameter_shardings, sharding
 from amt_jax.tokens.spec import TokenSpec

@@ -21,8 +21,8 @@ from amt_jax.data.cache import folder_for
 from amt_jax.data.card import Card
 from amt_jax.data.conditions import TEXT
 from amt_jax.errors import UserError
+from amt_jax.model.config import TransformerConfig
 from amt_jax.model.params import abstract_model
-from amt_jax.model.transformer import TransformerConfig
 from amt_jax.parallel.mesh import one_device, parameter_shardings
 from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import TrainConfig, transformer_config

@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 
 from amt_jax.model.conditioning import ConditionConfig, drop_conditions
-from amt_jax.model.transformer import ONE_DEVICE, Placement
+from amt_jax.model.layers import ONE_DEVICE, Placement
 
 
 class TrainState(NamedTuple):

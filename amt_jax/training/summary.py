@@ -6,7 +6,7 @@ import math
 
 import jax
 
-from amt_jax.model.transformer import TransformerConfig
+from amt_jax.model.config import TransformerConfig
 from amt_jax.training.config import TrainConfig
 from amt_jax.training.program import Program
 

@@ -16,7 +16,8 @@ from amt_jax.data.record import Record
 from amt_jax.evaluation.likelihood import evaluate_likelihood, notes_per_id
 from amt_jax.evaluation.metrics import bootstrap
 from amt_jax.model.conditioning import ConditionConfig
-from amt_jax.model.transformer import Transformer, TransformerConfig
+from amt_jax.model.config import TransformerConfig
+from amt_jax.model.transformer import Transformer
 from amt_jax.tokens.spec import TokenSpec
 
 SPEC = TokenSpec(

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from amt_jax.model.conditioning import ConditionConfig
+from amt_jax.model.config import TransformerConfig
 from amt_jax.model.params import abstract_model, init_params
-from amt_jax.model.transformer import TransformerConfig
 
 TINY = dict(
     vocab_size=17, num_streams=1, num_layers=2, num_heads=4, num_kv_heads=4, d_model=32, d_ff=24, context_length=16,

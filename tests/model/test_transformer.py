@@ -11,8 +11,10 @@ from flax import nnx
 
 from amt_jax.data.card import Card, Vocabulary
 from amt_jax.model.attention import blockwise_attend, plain_attend
+from amt_jax.model.config import TransformerConfig
+from amt_jax.model.layers import Placement
 from amt_jax.model.params import abstract_model, fingerprint, init_params
-from amt_jax.model.transformer import Placement, Transformer, TransformerConfig
+from amt_jax.model.transformer import Transformer
 from amt_jax.tokens.spec import TokenSpec
 from amt_jax.training.config import TrainConfig, transformer_config
 

@@ -13,8 +13,8 @@ from amt_jax.data.conditions import Conditions
 from amt_jax.data.pipeline import Records, Rows, batches
 from amt_jax.data.plan import TrainPlan
 from amt_jax.model.conditioning import ConditionConfig
+from amt_jax.model.config import TransformerConfig
 from amt_jax.model.params import abstract_model, init_params
-from amt_jax.model.transformer import TransformerConfig
 from amt_jax.parallel.attention import placement
 from amt_jax.parallel.mesh import MeshConfig, make_mesh, parameter_shardings, put_batch
 from amt_jax.training.config import OptimizerConfig

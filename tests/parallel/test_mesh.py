@@ -9,8 +9,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from amt_jax.errors import UserError
+from amt_jax.model.config import TransformerConfig
 from amt_jax.model.params import abstract_model
-from amt_jax.model.transformer import TransformerConfig
 from amt_jax.parallel.mesh import MeshConfig, local_rows, make_mesh, put_batch
 from amt_jax.training.config import OptimizerConfig
 from amt_jax.training.optimizer import make_optimizer

@@ -12,10 +12,11 @@ from amt_jax.data.pipeline import Records
 from amt_jax.errors import UserError
 from amt_jax.evaluation.likelihood import evaluate_likelihood
 from amt_jax.model.conditioning import ConditionConfig
+from amt_jax.model.config import TransformerConfig
 from amt_jax.model.params import init_params
-from amt_jax.model.transformer import TransformerConfig
 from amt_jax.parallel.mesh import MeshConfig, local_mesh
-from amt_jax.sampling.sampler import Request, Sampler
+from amt_jax.sampling.request import Request
+from amt_jax.sampling.sampler import Sampler
 from amt_jax.sampling.settings import GenerationSettings
 from amt_jax.tokens.grammar import Grammar
 from amt_jax.tokens.symbolic import SymbolicTokenizer

@@ -5,8 +5,8 @@ import jax
 import pytest
 
 from amt_jax.model.conditioning import ConditionConfig
+from amt_jax.model.config import TransformerConfig
 from amt_jax.model.params import abstract_model, init_params
-from amt_jax.model.transformer import TransformerConfig
 from amt_jax.sampling.sampler import Sampler
 from amt_jax.tokens.grammar import Grammar
 from amt_jax.tokens.symbolic import SymbolicTokenizer

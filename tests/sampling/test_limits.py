@@ -9,7 +9,8 @@ import pytest
 from symusic import Note, Score, Track
 
 from amt_jax.model.params import init_params
-from amt_jax.sampling.sampler import Request, Sampler
+from amt_jax.sampling.request import Request
+from amt_jax.sampling.sampler import Sampler
 from amt_jax.sampling.settings import GenerationSettings
 from amt_jax.tokens.grammar import DRUMS, Grammar
 from amt_jax.tokens.symbolic import PRESETS, SymbolicTokenizer

@@ -12,7 +12,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from amt_jax.sampling import cache, constraints, sampler
-from amt_jax.sampling.sampler import Bucket, Request, prefill
+from amt_jax.sampling.decode import prefill
+from amt_jax.sampling.request import Bucket, Request
 from amt_jax.sampling.settings import GenerationSettings
 
 # Values of the conditions of `setup`.

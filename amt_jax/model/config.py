@@ -1,0 +1,84 @@
+"""What is chosen about the decoder."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from amt_jax.model.conditioning import ConditionConfig, prefix_slots
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and choices of the decoder that a person makes.
+
+    Attributes:
+      num_layers: L.
+      num_heads: N; d_model / num_heads is the head dim.
+      num_kv_heads: key/value heads; fewer than num_heads is grouped-query attention (Ainslie et al. 2023).
+      d_model: D.
+      d_ff: F, hidden width of the feed-forward layers.
+      dropout: rate on embeddings and on both residual branches while training.
+      norm: "layernorm" or "rmsnorm" (Zhang & Sennrich 2019), before each branch and at the end.
+      activation: "gelu" or "swiglu" (Shazeer 2020).
+      qk_norm: RMS-normalise queries and keys a head (Henry et al. 2020).
+      bias: biases in linear layers.
+      rope_theta: base of the rotary frequencies.
+      remat: recompute each layer in the backward pass instead of keeping its activations.
+      dtype: compute type, "float32" or "bfloat16"; parameters are float32.
+    """
+
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    d_model: int
+    d_ff: int
+    dropout: float
+    norm: str
+    activation: str
+    qk_norm: bool
+    bias: bool
+    rope_theta: float
+    remat: bool
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig(ModelConfig):
+    """The decoder for a dataset.
+
+    Attributes:
+      vocab_size: V, ids a stream.
+      num_streams: K, token streams a time step.
+      context_length: the longest window it is trained on, in tokens.
+      conditions: the table of conditions.
+    """
+
+    vocab_size: int
+    num_streams: int
+    context_length: int
+    conditions: tuple[ConditionConfig, ...] = ()
+
+    def __post_init__(self):
+        if self.d_model % self.num_heads or (self.d_model // self.num_heads) % 2:
+            raise ValueError(f"d_model {self.d_model} does not split into {self.num_heads} heads of even size")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        if self.norm not in ("layernorm", "rmsnorm"):
+            raise ValueError(f"norm is layernorm or rmsnorm, not {self.norm!r}")
+        if self.activation not in ("gelu", "swiglu"):
+            raise ValueError(f"activation is gelu or swiglu, not {self.activation!r}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype is float32 or bfloat16, not {self.dtype!r}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.d_model // self.num_heads
+
+    @property
+    def attends_to_sources(self) -> bool:
+        return any(condition.way == "cross" for condition in self.conditions)
+
+    @property
+    def prefix_slots(self) -> int:
+        """Cache slots before a piece's first token."""
+        return prefix_slots(self.conditions, 1)
