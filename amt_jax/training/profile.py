@@ -91,12 +91,13 @@ def trace(folder: Path) -> Iterator[None]:
 
 
 class Operation(NamedTuple):
-    """One run of an operation or a kernel on one line of the trace: nanoseconds and what is known of it."""
+    """One run of an operation or a kernel: nanoseconds, the name and number of its program, what it computes."""
 
     start: float
     end: float
     name: str
-    stats: dict[str, Any]
+    program: tuple[str, Any]
+    source: str
 
 
 def costs(folder: Path) -> Table:
@@ -114,12 +115,21 @@ def costs(folder: Path) -> Table:
     if not devices:
         raise UserError(f"no device worked in the trace {path}; trace a whole step")
 
-    sources = _sources(path.with_name(PROGRAMS))
+    ran = collections.defaultdict(set)  # program -> its operations
+    for operation in (each for lines in devices for line in lines for each in line):
+        ran[operation.program].add(operation.name)
+    texts = _texts(path.with_name(PROGRAMS))
+    # Programs of one name, such as one function compiled for two sizes, are told apart by what ran of them.
+    sources = {
+        program: max(
+            (text for name, text in texts if name == program[0]), key=lambda text: len(names & text.keys()), default={}
+        )
+        for program, names in ran.items()
+    }
     time, count = collections.defaultdict(collections.Counter), collections.Counter()
     for operation, nanoseconds in (own for lines in devices for line in lines for own in _own_times(line)):
-        name, stats = operation.stats.get("hlo_op", operation.name), operation.stats
-        module = str(stats.get("hlo_module", "")).partition("(")[0]
-        source = sources.get((module, name)) or _tail(stats.get("name") or stats.get("tf_op") or "")
+        name = operation.name
+        source = sources[operation.program].get(name) or operation.source
         time[source or name][name, source] += nanoseconds
         count[source or name] += 1
     total, runs = sum(sum(each.values()) for each in time.values()), steps * len(devices)
@@ -161,8 +171,9 @@ def _filled(lines: Iterable[list[Operation]]) -> list[list[Operation]]:
 
 
 def _operation(event: Any, stats: dict[str, Any]) -> Operation:
-    # On a TPU the name is the whole instruction.
-    return Operation(event.start_ns, event.end_ns, event.name.partition(" = ")[0].lstrip("%"), stats)
+    name = stats.get("hlo_op") or event.name.partition(" = ")[0].lstrip("%")  # a TPU's is the whole instruction
+    program = str(stats.get("hlo_module", "")).partition("(")[0], stats.get("program_id")
+    return Operation(event.start_ns, event.end_ns, name, program, _tail(stats.get("name") or stats.get("tf_op") or ""))
 
 
 def _step_numbers(planes: Iterable[Any]) -> set[int]:
@@ -196,31 +207,29 @@ def _span(operations: Iterable[Operation]) -> tuple[float, float]:
     return busy, until - first
 
 
-INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%(\S+) = .*metadata=\{.*?op_name="([^"]*)"(?:.*?stack_frame_id=(\d+))?')
+INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%(\S+) = ")
+METADATA = re.compile(r'metadata=\{.*?op_name="([^"]*)"(?:.*?stack_frame_id=(\d+))?')
 TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
 
 
-def _sources(path: Path) -> dict[tuple[str, str], str]:
-    """(Program, operation) -> what it computes and where that is written, from the text of the programs.
-
-    What two programs of one name disagree on is left out.
-    """
-    found: dict[tuple[str, str], str] = {}
+def _texts(path: Path) -> list[tuple[str, dict[str, str]]]:
+    """The name of each program, and for its operations what they compute and where that is written."""
+    found: list[tuple[str, dict[str, str]]] = []
     if not path.exists():
         return found
-    module, section, tables = "", "", {}
+    section, tables = "", {}
     with gzip.open(path, "rt", encoding="utf-8") as file:
         for line in file:
             if line.startswith("HloModule "):
-                module, section, tables = re.split("[ ,]", line)[1], "", {name: {} for name in TABLES}
+                found.append((re.split("[ ,]", line)[1], {}))
+                section, tables = "", {name: {} for name in TABLES}
             elif line.strip() in TABLES:
                 section = line.strip()
             elif section and (row := re.match(r"(\d+) (.*)", line)):
                 tables[section][row[1]] = row[2]
             elif instruction := INSTRUCTION.match(line):
-                name, text, frame = instruction.groups()
-                source = " ".join(filter(None, (_tail(text), _place(tables, frame))))
-                found[module, name] = source if found.get((module, name), source) == source else ""
+                text, frame = known.groups() if (known := METADATA.search(line)) else ("", None)
+                found[-1][1][instruction[1]] = " ".join(filter(None, (_tail(text), _place(tables, frame))))
     return found
 
 
