@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 
 class Model:
-    """An exported model; ValueError on a device that it was not exported for.
+    """An exported model.
 
     Args:
       folder: where manifest.json and all the rest is.
@@ -53,10 +53,13 @@ class Model:
           The token ids of each piece, those of the prompt first, [T] uint16. ValueError for what cannot be.
         """
         batch, widths, known = self.about["batch"], self.about["widths"], self.about["conditions"]
+        size = len(self.about["vocabulary"]) + len(self.about["merges"])
         if count < 1:
             raise ValueError(f"count is at least 1, not {count}")
         if len(prompt) >= widths[-1]:
             raise ValueError(f"a prompt has at most {widths[-1] - 1} tokens, not {len(prompt)}")
+        if not all(0 <= id < size for id in prompt):
+            raise ValueError(f"a prompt is token ids below {size}")
         conditions = {name: np.stack([self.value(name, asked.pop(name, None))] * batch) for name in known}
         settings = self._settings(asked)
         width = next(each for each in widths if each > len(prompt))
@@ -65,9 +68,11 @@ class Model:
         for start in range(0, count, batch):
             rows = min(batch, count - start)
             # Rows that nobody asked for are the last one again.
-            seeds = settings["seed"][0] + np.uint32(start) + np.minimum(np.arange(batch, dtype=np.uint32), rows - 1)
+            seeds = int(settings["seed"][0]) + start + np.minimum(np.arange(batch), rows - 1)
             first = np.full(batch, width - 1 - len(prompt), np.int32)
-            for ids in self._batch(settings | {"seed": seeds}, conditions, window, first)[:rows]:
+            for ids in self._batch(settings | {"seed": (seeds % 2**32).astype(np.uint32)}, conditions, window, first)[
+                :rows
+            ]:
                 new = ids[~np.isin(ids, (self.about["pad"], self.about["eos"]))]
                 yield np.concatenate([prompt, new]).astype(np.uint16)
 
@@ -193,6 +198,8 @@ def main() -> None:
         model, seed = Model(folder), asked.get("seed", 0)
         for number, ids in enumerate(model.generate(count, prompt, **asked)):
             path = output / f"seed-{(seed + number) % 2**32}.npy"
+            while path.exists():  # other music stays
+                path = path.with_stem(f"{path.stem}_")
             np.save(path, ids)
             try:
                 model.save_midi(ids, path.with_suffix(".mid"))
@@ -202,6 +209,8 @@ def main() -> None:
             print(f"{path}  {len(ids)} tokens")
     except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "interrupted\n")
 
 
 if __name__ == "__main__":
