@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from amt_jax import storage
 from amt_jax.errors import Parser, UserError, near, run_command
 
@@ -28,6 +30,13 @@ def main() -> None:
     parser.add_argument(
         "--guidance", action="store_true", help="it can play with guidance, and any token takes it twice the work"
     )
+    parser.add_argument(
+        "--weights",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="compute in this type; bfloat16 also halves the file of weights (default auto: as it was trained, "
+        "float32 if that was left to the device)",
+    )
     parser.add_argument("--weights-only", "--weights_only", action="store_true", help="the weights without programs")
     args = parser.parse_args()
     platforms = list(dict.fromkeys(args.platforms.split(",")))
@@ -50,8 +59,10 @@ def main() -> None:
     config, params = run.load_model(args.checkpoint)
     if args.guidance and not config.conditions:
         raise UserError("--guidance: this model was trained without conditions, so there is nothing to follow")
+    if args.weights != "auto":
+        config = dataclasses.replace(config, dtype=args.weights)
     args.output.mkdir(parents=True, exist_ok=True)
-    checkpoint = save_weights(args.output, config, params)
+    checkpoint = save_weights(args.output, config, params, half=args.weights == "bfloat16")
     if not args.weights_only:
         sizes = {"batch": args.batch, "guided": args.guidance, "platforms": platforms}
         save_programs(args.output, config, run.tokenizer, run.card.conditions, checkpoint, **sizes)

@@ -8,10 +8,12 @@ import time
 
 import numpy as np
 import pytest
+from safetensors.flax import load_file
 from symusic import Score
 
 from amt_jax import export, generate
 from amt_jax.errors import run_command
+from amt_jax.sampling.portable import named
 
 # A person's own: neither this package nor what only it needs.
 ALONE = """
@@ -86,10 +88,19 @@ def test_another_platform_is_exported_for_and_refused_here(command, run, tmp_pat
     assert "('cuda', 'tpu')" in refused.stderr
 
 
-def test_weights_alone(command, run, tmp_path):
-    code, captured = command(export, f"--run={run.path}", f"--output={tmp_path / 'model'}", "--weights-only")
+@pytest.mark.parametrize("weights", ["auto", "bfloat16"])
+def test_weights_alone(command, run, tmp_path, weights):
+    flags = ["--weights-only", f"--weights={weights}"]
+    code, captured = command(export, f"--run={run.path}", f"--output={tmp_path / 'model'}", *flags)
     assert code == 0, captured.err
-    assert [path.name for path in (tmp_path / "model").iterdir()] == ["weights.safetensors"]
+    (path,) = (tmp_path / "model").iterdir()
+    params = named(run.load_model()[1])
+    half = {"embedding", "conditioning.tables.composer"} | {name for name in params if name.endswith("kernel")}
+    for name, value in load_file(path).items():
+        kept = value.dtype == ("bfloat16" if weights == "bfloat16" and name in half else "float32")
+        assert kept, name
+        np.testing.assert_array_equal(value, params.pop(name).astype(value.dtype))
+    assert not params
 
 
 @pytest.mark.parametrize(

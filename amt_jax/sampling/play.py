@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import load_file
+from safetensors.flax import load_file
 
 
 class Model:
@@ -36,9 +36,8 @@ class Model:
         self.about = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
         weights = load_file(self.folder / "weights.safetensors")
         # Matrices in the type that products take them in.
-        self._weights = {
-            name: jnp.asarray(x, self.about["dtype"] if x.ndim > 1 else None) for name, x in weights.items()
-        }
+        dtype = self.about["dtype"]
+        self._weights = {name: x.astype(dtype) if x.ndim > 1 else x for name, x in weights.items()}
         self._programs: dict[str, Any] = {}
 
     def generate(self, count: int = 1, prompt: Sequence[int] = (), **asked: Any) -> Iterator[np.ndarray]:

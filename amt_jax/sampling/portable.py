@@ -15,8 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from safetensors.numpy import save
+from safetensors.flax import save
 from tqdm import tqdm
 
 from amt_jax import __version__, storage
@@ -63,11 +62,14 @@ def unnamed(like: Any, leaves: Mapping[str, Any]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in named(like)])
 
 
-def save_weights(folder: Path, config: TransformerConfig, params: Any) -> str:
-    """Writes parameters by name, with the network's config as json beside them; returns their fingerprint."""
+def save_weights(folder: Path, config: TransformerConfig, params: Any, half: bool = False) -> str:
+    """Writes parameters by name, with the network's config as json beside them; returns their fingerprint.
+
+    They are float32 as in a run, or matrices are bfloat16 where `half` is enough.
+    """
     digest = fingerprint(params)
     about = {"amt_jax": __version__, "config": json.dumps(dataclasses.asdict(config)), "fingerprint": digest}
-    weights = {name: np.ascontiguousarray(each) for name, each in named(params).items()}
+    weights = {name: x.astype("bfloat16") if half and x.ndim > 1 else x for name, x in named(params).items()}
     (folder / "weights.safetensors").write_bytes(save(weights, about))
     return digest
 
