@@ -61,17 +61,18 @@ class Model:
             raise ValueError(f"a prompt is token ids below {size}")
         conditions = {name: np.stack([self.value(name, asked.pop(name, None))] * batch) for name in known}
         settings = self._settings(asked)
+        seed = int(settings["seed"][0])
         width = next(each for each in widths if each > len(prompt))
         window = np.full((batch, width), self.about["pad"], np.int32)
         window[:, width - 1 - len(prompt) :] = [self.about["bos"], *prompt]
         for start in range(0, count, batch):
             rows = min(batch, count - start)
             # Rows that nobody asked for are the last one again.
-            seeds = int(settings["seed"][0]) + start + np.minimum(np.arange(batch), rows - 1)
+            seeds = seed + start + np.minimum(np.arange(batch), rows - 1)
+            settings["seed"] = (seeds % 2**32).astype(np.uint32)
             first = np.full(batch, width - 1 - len(prompt), np.int32)
-            for ids in self._batch(settings | {"seed": (seeds % 2**32).astype(np.uint32)}, conditions, window, first)[
-                :rows
-            ]:
+            made = self._batch(settings, conditions, window, first)
+            for ids in made[:rows]:
                 new = ids[~np.isin(ids, (self.about["pad"], self.about["eos"]))]
                 yield np.concatenate([prompt, new]).astype(np.uint16)
 

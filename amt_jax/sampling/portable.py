@@ -35,8 +35,8 @@ from amt_jax.tokens.symbolic import PRESETS, SymbolicTokenizer
 PLAYER = "play.py"
 README = """A music model, {checkpoint}, exported by amt_jax {amt_jax} for {platforms}.
 
-    pip install "jax>={jax}" numpy safetensors flatbuffers      # jax[cuda13] or jax[tpu] for an accelerator
-    pip install "miditok>=3.1,<3.2" "symusic>=0.6,<0.7"     # for MIDI files, not token ids alone
+    pip install "jax>={jax}" numpy safetensors flatbuffers  # jax[cuda13] or jax[tpu] for an accelerator
+    pip install "miditok>=3.1,<3.2" "symusic>=0.6,<0.7"  # for MIDI files, not token ids alone
     python play.py --help
     python play.py --output=music --count=4 --seed=0 --seconds=40
 
@@ -45,7 +45,7 @@ In Python:
     from play import Model
     model = Model(".")
     for ids in model.generate(count=4, seed=0, seconds=40.0):
-        print(len(ids), [model.about["vocabulary"][id] for id in ids[:8]])
+        print(len(ids), ids[:8])
 
 weights.safetensors: the weights. *.jaxexport: the programs. manifest.json: sizes, names, what programs take and give.
 """

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from symusic import Note, Score, Track
 
 from amt_jax.data.card import Vocabulary
 from amt_jax.data.conditions import Conditions
@@ -18,6 +19,7 @@ from amt_jax.sampling.play import Model
 from amt_jax.sampling.portable import named, save_programs, save_weights, unnamed
 from amt_jax.sampling.request import Bucket, Request
 from amt_jax.sampling.settings import GenerationSettings
+from amt_jax.tokens.symbolic import SymbolicTokenizer
 
 VOCABULARIES = {
     "composer": Vocabulary("categorical", ("A", "B, C", "OTHER"), (1, 1, 1)),
@@ -135,3 +137,24 @@ def test_values_are_told_as_a_run_tells_them(tmp_path, name, asked, value, lengt
 def test_what_cannot_be_is_said(model, asked, message):
     with pytest.raises(ValueError, match=message):
         next(model.generate(**asked))
+
+
+@pytest.mark.parametrize("preset", ["remi", "remi_multitrack"])
+def test_midi_is_what_the_tokenizer_decodes(tmp_path, preset):
+    """With BPE, one piano or several instruments."""
+    tokenizer = SymbolicTokenizer.create(preset)
+    score = Score(480)
+    for program in (0, 40):
+        notes = [Note(240 * index, 240, 60 + index % 5 + program // 10, 80) for index in range(60)]
+        score.tracks.append(Track(program=program, notes=notes))
+    tokenizer.train_bpe([tokenizer.encode(score, merge=False)], tokenizer.spec.base_size + 20)
+    tokenizer.save(tmp_path)
+    about = {"vocabulary": tokenizer.names, "merges": tokenizer.spec.merges, "eos": tokenizer.spec.eos}
+    about |= {"tokenization": "REMI", "one_stream": preset != "remi", "dtype": "float32"}
+    (tmp_path / "manifest.json").write_text(json.dumps(about))
+    save_file({}, tmp_path / "weights.safetensors")
+    ids = tokenizer.encode(score)
+    assert max(ids) >= tokenizer.spec.base_size
+    Model(tmp_path).save_midi(ids, tmp_path / "made.mid")
+    made, expected = Score(tmp_path / "made.mid").tracks, tokenizer.decode(ids).tracks
+    assert [(track.program, track.notes) for track in made] == [(track.program, track.notes) for track in expected]
