@@ -39,6 +39,7 @@ README = """A music model, {checkpoint}, exported by amt_jax {amt_jax} for {plat
     pip install "miditok>=3.1,<3.2" "symusic>=0.6,<0.7"  # for MIDI files, not token ids alone
     python play.py --help
     python play.py --output=music --count=4 --seed=0 --seconds=40
+    JAX_COMPILATION_CACHE_DIR=compiled python play.py --output=music    # compiles once, not each time
 
 In Python:
 
