@@ -125,13 +125,10 @@ class Portrait:
 
 def portraits(clusters: Clusters, table: CaptionTable) -> list[Portrait]:
     """What is in each cluster."""
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
     from amt_jax.text.clusters import normalise
+    from amt_jax.text.tfidf import STOP_WORDS
 
-    words = [
-        set(re.findall(r"[^\W\d_]{3,}", caption.text.casefold())) - ENGLISH_STOP_WORDS for caption in table.captions
-    ]
+    words = [set(re.findall(r"[^\W\d_]{3,}", caption.text.casefold())) - STOP_WORDS for caption in table.captions]
     overall = Counter(word for each in words for word in each)
     made = []
     for number, centroid in enumerate(clusters.centroids):

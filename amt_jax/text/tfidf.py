@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
 MAX_TERMS = 512  # D at most; the terms that most captions have
+# Words that say nothing about music. Others' lists have "few", "many", "full", "no" and "without" too.
+STOP_WORDS = frozenset(
+    "an the this that these those it its he she they them their we us our you your i me my who which what whose s "
+    "is are was were be been being has have had do does did can could will would should may might must "
+    "of in on at by for from to into with within as and or but if so than then there here when where while "
+    "please want like such also about".split()
+)
+# "A" is a key before "minor" and "sharp", and a word like these before "minor key" and all else.
+_ARTICLE = r"a\b(?![#♯♭]|[ -](?:flat|sharp|(?:major|minor)\b(?![ -]key)))"
 
 
 class TfidfEncoder(Encoder):
@@ -61,8 +70,8 @@ def _vectorizer(**choices: Any) -> TfidfVectorizer:
     # One letter is a word here, and may be sharp: "c# minor". Without stop words, captions are near each other by what
     # they speak of, not by how their sentences are built; pairs of words would bring those back.
     return TfidfVectorizer(
-        token_pattern=r"\w+#?",
-        stop_words="english",
+        token_pattern=rf"(?!{_ARTICLE})\w+[#♯♭]?",
+        stop_words=sorted(STOP_WORDS),
         sublinear_tf=True,
         preprocessor=str.casefold,
         dtype=np.float32,

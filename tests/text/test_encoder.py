@@ -14,6 +14,7 @@ from amt_jax.errors import UserError
 from amt_jax.text.bert import BertEncoder
 from amt_jax.text.encoder import clean, load_encoder
 from amt_jax.text.tfidf import MAX_TERMS, TfidfEncoder
+from data_prep.words.captions import _CLASSES, _WAYS
 
 ROOT = Path(__file__).parents[2]
 BERT = ROOT / "tests" / "pretrained" / "goldens" / "bert"
@@ -104,6 +105,29 @@ def test_tfidf_knows_words_keys_and_nothing_of_sentences(tfidf):
     np.testing.assert_array_equal(rows[0], rows[1])
     np.testing.assert_allclose(np.linalg.norm(rows[:2], axis=1), 1, rtol=1e-6)
     assert not tfidf.encode(["quantum chromodynamics"]).mask.any()
+
+
+def ways(places: dict, value: str = "") -> list[str]:
+    """All that captions say of a class or a value, each in a caption."""
+    words = [each for said in places.values() for each in ([said] if isinstance(said, str) else said)]
+    return [f"This is a piece {each.format(value)}." for each in words]
+
+
+def test_tfidf_tells_all_classes_apart_that_captions_name():
+    """Also few notes from many, and the key of A from no key at all."""
+    tonics = ("A", "Ab", "A-flat", "B", "C", "C#", "C-sharp", "C♭", "E♭")
+    keys = {f"{tonic} {mode}": None for tonic in tonics for mode in ("major", "minor")}
+    facts = {fact: {name: ways(places) for name, places in classes.items()} for fact, classes in _CLASSES.items()}
+    facts["key"] = {key: ways(_WAYS["key"], key) for key in keys}
+    facts["key"] |= {mode: ways(_WAYS["mode"], mode) for mode in ("major", "minor")}
+    facts["kept out"] = {"no": ["a waltz without piano", "no piano, not a waltz"], "yes": ["a waltz with piano"]}
+    encoder = TfidfEncoder.fit([text for classes in facts.values() for texts in classes.values() for text in texts])
+    for fact, classes in facts.items():
+        said: dict[bytes, tuple[str, str]] = {}
+        for name, texts in classes.items():
+            for text, vector in zip(texts, encoder.pooled(texts), strict=True):
+                other, before = said.setdefault(vector.tobytes(), (name, text))
+                assert other == name, f"{fact}: {text!r} is {before!r}"
 
 
 def test_tfidf_weighs_rare_words_more(tfidf):
