@@ -149,5 +149,5 @@ def halve(source: Path, target: Path) -> None:
 
 
 def _rewrite(source: Path, target: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    lines = source.read_text(encoding="utf-8").splitlines()
-    target.write_text("".join(json.dumps(change(json.loads(line))) + "\n" for line in lines), encoding="utf-8")
+    with open(source, encoding="utf-8") as lines, open(target, "w", encoding="utf-8") as changed:
+        changed.writelines(json.dumps(change(json.loads(line))) + "\n" for line in lines)

@@ -93,7 +93,8 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     records = Records(dataset, Card.load(dataset), "test")
     told = records.card.conditions[TEXT]
-    texts = [json.loads(line) for line in (args.input / "texts.jsonl").read_text(encoding="utf-8").splitlines()]
+    with open(args.input / "texts.jsonl", encoding="utf-8") as lines:
+        texts = [json.loads(line) for line in lines]
     pair = [Generator(RunFolder(runs / name), max_batch=args.batch) for name in ("with", "without")]
     found = {
         "about": {

@@ -91,8 +91,8 @@ def read_card(folder: Path) -> TextCard:
 
 def read_captions(folder: Path) -> tuple[Caption, ...]:
     """The captions of the table in `folder`, in order."""
-    lines = (folder / FILE).read_text(encoding="utf-8").splitlines()
-    return tuple(Caption(**json.loads(line)) for line in lines)
+    with open(folder / FILE, encoding="utf-8") as lines:  # str.splitlines would cut captions that hold U+2028
+        return tuple(Caption(**json.loads(line)) for line in lines)
 
 
 class CaptionTable:

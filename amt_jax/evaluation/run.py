@@ -239,7 +239,7 @@ def save_pieces(samples: Sequence[Sample], output: Path) -> list[Piece]:
 def read_history(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl, a cut-off last one left out; nothing if there is no file."""
     history = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else ():
         try:
             history.append(json.loads(line))
         except ValueError:

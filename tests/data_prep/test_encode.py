@@ -81,6 +81,14 @@ def test_tfidf_is_fitted_on_train_only(dataset, monkeypatch):
     assert not len(table.states(table.index("a baroque fugue")))
 
 
+def test_any_character_of_a_caption_survives(dataset, monkeypatch):
+    """Also those that end a line to Python: U+0085, U+2028 and U+2029."""
+    text = "".join(map(chr, [*range(1, 0x300), *range(0x2000, 0x2070), 0xFEFF])) + "a waltz"
+    write_captioned(dataset, {"train": [*TRAIN, [caption(text)]], "test": TEST})
+    run(monkeypatch, encode, f"--dataset={dataset}")
+    assert text in CaptionTable.load(dataset / "text")
+
+
 def test_running_again_does_nothing(dataset, monkeypatch, capsys):
     run(monkeypatch, encode, f"--dataset={dataset}", "--encoder=tfidf")
     before = content(dataset), (dataset / "text").stat()

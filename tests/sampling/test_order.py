@@ -123,11 +123,11 @@ def test_names_are_the_text_alone_or_all_that_is_asked(orders):
 def test_a_text_file_is_a_text_a_line(tokenizer, tmp_path):
     card = Card(tokenizer.spec, {}, CONDITIONS)
     path = tmp_path / "wishes.TXT"
-    path.write_text('\ufeff a waltz, slow \n\n{"tempo": 3}\n', encoding="utf-8")
+    path.write_text('\ufeff a waltz,\u2028slow \r\n\n{"tempo": 3}\n', encoding="utf-8")
     made = read_batch(card, tokenizer, path, {"count": 2, "tempo": 90, "text": "not this"})
     assert [(order.conditions["text"], order.settings.seed) for order in made] == [
-        ("a waltz, slow", 0),
-        ("a waltz, slow", 1),
+        ("a waltz,\u2028slow", 0),
+        ("a waltz,\u2028slow", 1),
         ('{"tempo": 3}', 0),
         ('{"tempo": 3}', 1),
     ]
