@@ -11,6 +11,7 @@ import numpy as np
 
 from amt_jax.data.card import Vocabulary
 from amt_jax.errors import UserError
+from amt_jax.text.encoder import clean
 from data_prep.dataset.families import folder_key
 from data_prep.dataset.metadata import source_name
 from data_prep.dataset.outcome import Outcome
@@ -61,7 +62,7 @@ def _conditions(row: Mapping[str, Any]) -> dict[str, Any]:
         {name: _checked(name, caption[name], kind) for name, kind in CAPTION.items()}
         for caption in line.get("captions", ())
     ]
-    values = {"text": [caption for caption in captions if caption["text"].strip()]}
+    values = {"text": [caption for caption in captions if clean(caption["text"])]}
     values |= {name: sorted({_checked(name, label, str) for label in line.get(name, ())}) for name in LABELS}
     values |= {name: float(line[name]) for name in NUMBERS if name in line and np.isfinite(float(line[name]))}
     json.dumps(values, ensure_ascii=False).encode()  # raises at half a character, which no file can hold

@@ -15,6 +15,7 @@ from amt_jax.data.captions import CaptionTable
 from amt_jax.data.card import Card, Vocabulary
 from amt_jax.data.record import Record
 from amt_jax.errors import UserError
+from amt_jax.text.encoder import clean
 from data_prep import cluster, encode
 from data_prep.dataset import descriptions, shards
 from data_prep.dataset.outcome import KEPT, Outcome
@@ -96,13 +97,19 @@ def test_what_a_line_says_is_read(scratch, row):
         surrogates = not json.dumps(row, ensure_ascii=False).isascii()
         assert surrogates or any(isinstance(each, int) and abs(each) > 1e300 for each in large)
         return
-    assert found.get("text", []) == [each for each in row.get("captions") or () if each["text"].strip()]
+    assert found.get("text", []) == [each for each in row.get("captions") or () if clean(each["text"])]
     for name in ("genre", "mood", "instruments"):
         assert found.get(name, []) == sorted(set(row.get(name) or ()))
     for name in ("tempo", "density"):
         known = row.get(name) is not None and np.isfinite(float(row[name]))
         assert found.get(name) == (float(row[name]) if known else None)
     assert set(found) <= {"text", "genre", "mood", "instruments", "tempo", "density"}
+
+
+def test_what_cannot_be_seen_is_no_caption(scratch):
+    captions = [{"text": text, "human": True, "names_key": False} for text in (" \n", "\u200b", "\u200ba waltz", "\0")]
+    (found,) = read(scratch, json.dumps({"path": "a.mid", "captions": captions})).values()
+    assert found == {"text": [captions[2]]}
 
 
 @pytest.mark.parametrize(
@@ -115,7 +122,7 @@ def test_what_a_line_says_is_read(scratch, row):
         ('{"path": "a.mid", "captions": ["a waltz"]}', "not a description"),
         ('{"path": "a.mid", "captions": [{"text": "a waltz", "human": "false", "names_key": false}]}', "human is"),
         ('{"path": "a.mid", "captions": [{"text": "a waltz", "human": true}]}', "it has no 'names_key'"),
-        ('{"path": "a.mid", "captions": [{"text": "\\ud800", "human": true, "names_key": true}]}', "surrogates"),
+        ('{"path": "a.mid", "captions": [{"text": "a\\ud800", "human": true, "names_key": true}]}', "surrogates"),
         ('{"midi": "a.mid"}', "it has no 'path'"),
         ('{"path": 7}', "path is '7'"),
         ('{"path": "b.mid"}', "'b.mid' was described before"),
