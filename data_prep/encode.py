@@ -4,7 +4,8 @@
     python -m data_prep.encode --dataset=DATASET --encoder=sentence-transformers/all-MiniLM-L6-v2
 
 `tfidf` is a table of words, fitted on the captions of the train split; it needs no download. Anything else is a BERT
-checkpoint, by its name on the Hugging Face hub (NAME or NAME@REVISION) or as a folder.
+checkpoint, by its name on the Hugging Face hub (NAME or NAME@REVISION) or as a folder. Without --encoder it is the one
+that encoded the dataset before, with its pooling and length, or tfidf.
 
 Run again after new files came into the dataset: new captions are encoded, those known stay as they are, and so does a
 fitted table of words (delete DATASET/text to fit it anew). An interrupted run goes on where it was.
@@ -41,8 +42,8 @@ CHUNK = 1024  # captions: a few seconds of a small network on a CPU
 
 def main() -> int:
     args = _parser().parse_args()
-    if args.encoder == TFIDF and (args.pooling or args.tokenizer or args.max_tokens != LENGTH):
-        raise UserError("--pooling, --max-tokens and --tokenizer are of BERT checkpoints, not of tfidf")
+    if args.encoder in (None, TFIDF) and (args.pooling or args.tokenizer or args.max_tokens != LENGTH):
+        raise UserError("--pooling, --max-tokens and --tokenizer go with a BERT checkpoint; name it with --encoder")
     dataset = storage.local_path(args.dataset)
     from amt_jax.data.card import Card
 
@@ -67,7 +68,7 @@ def alone(dataset: Path) -> Iterator[None]:
 
 def encode(dataset: Path, card: Card, args: argparse.Namespace) -> None:
     """Makes or completes the table."""
-    from amt_jax.data.captions import FOLDER, contents
+    from amt_jax.data.captions import CLUSTERS, FOLDER, contents
 
     folder, work = dataset / FOLDER, dataset / WORK
     _recover(folder, work)
@@ -79,10 +80,12 @@ def encode(dataset: Path, card: Card, args: argparse.Namespace) -> None:
             f"no record of {args.dataset} has a caption; prepare it with python -m data_prep.midi --descriptions=…"
         )
     old = _open(folder)
-    encoder = _encoder(args, captions, old)
+    encoder = _encoder(args, captions, old, folder)
     if old and old.card.digest != encoder.digest:
         print(f"{old.card.encoder!r} encoded these captions before; that table is replaced")
         old = None
+    if not old and (folder / CLUSTERS).exists():
+        print("its clusters go with it; for new ones run python -m data_prep.cluster again")
     if old and old.captions == tuple(captions):
         shutil.rmtree(work, ignore_errors=True)
         if old.card.contents != contents(card):
@@ -169,16 +172,22 @@ def _open(folder: Path) -> CaptionTable | None:
     return table
 
 
-def _encoder(args: argparse.Namespace, captions: Sequence[Caption], old: CaptionTable | None) -> Encoder:
-    """The encoder asked for; a TF-IDF that the old table was made by stays."""
-    if args.encoder != TFIDF:
+def _encoder(
+    args: argparse.Namespace, captions: Sequence[Caption], old: CaptionTable | None, folder: Path
+) -> Encoder:
+    """The encoder asked for, else the one in `folder`; a TF-IDF that is there stays as it was fitted."""
+    if args.encoder not in (None, TFIDF):
         from amt_jax.text.bert import BertEncoder
 
         return BertEncoder(args.encoder, pooling=args.pooling, length=args.max_tokens, tokenizer=args.tokenizer)
+    from amt_jax.data.captions import CARD
     from amt_jax.text.tfidf import TfidfEncoder
 
-    if old and old.card.encoder == TFIDF:
-        return load_encoder(old.folder)
+    if (args.encoder is None and (folder / CARD).exists()) or (old and old.card.encoder == TFIDF):
+        try:
+            return load_encoder(folder)
+        except UserError as error:
+            raise UserError(f"{error}; or have all encoded anew by the one that you name with --encoder") from None
     train = [caption.text for caption in captions if caption.train]
     if not train:
         raise UserError("no record of the train split has a caption, so there is nothing to fit TF-IDF on")
@@ -312,7 +321,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dataset", required=True, metavar="DIR", help="dataset folder whose records have captions")
     parser.add_argument(
-        "--encoder", default=TFIDF, metavar="NAME", help="tfidf (default), a name on the hub, or a folder"
+        "--encoder", metavar="NAME", help="tfidf, a name on the hub, or a folder (default: as before, or tfidf)"
     )
     parser.add_argument(
         "--pooling", choices=POOLINGS, help="of BERT's states to one vector (default: as it says, or mean)"

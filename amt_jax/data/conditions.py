@@ -92,7 +92,8 @@ def open_conditions(folder: str | os.PathLike, card: Card, config: Any) -> Condi
         if captions.card.digest != wanted.digest:
             raise UserError(
                 f"the captions in {folder} were encoded by {captions.card.encoder} ({captions.card.digest[:12]}), the "
-                f"model knows {wanted.encoder} ({wanted.digest[:12]}); encode them by that: python -m data_prep.encode"
+                f"model knows {wanted.encoder} ({wanted.digest[:12]}); encode them by that: "
+                f"python -m data_prep.encode --dataset={folder} --encoder={wanted.encoder}"
             )
         captions.verify()
         if SEMANTIC in lengths and captions.card.files.get(CLUSTERS) != card.conditions[SEMANTIC].digest:

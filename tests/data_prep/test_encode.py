@@ -137,6 +137,29 @@ def test_clusters_stay_with_their_encoder(dataset, monkeypatch):
     assert not (dataset / "text" / "clusters.json").exists()
 
 
+def test_without_a_name_the_encoder_stays(dataset, monkeypatch, capsys):
+    run(monkeypatch, encode, f"--dataset={dataset}", f"--encoder={BERT}", "--pooling=cls", "--max-tokens=16")
+    run(monkeypatch, cluster, f"--dataset={dataset}", "--k=2")
+    before = content(dataset)
+    run(monkeypatch, encode, f"--dataset={dataset}")
+    assert content(dataset) == before
+    states = dataset / "text" / "states.npy"
+    states.write_bytes(states.read_bytes()[:-1])
+    capsys.readouterr()
+    run(monkeypatch, encode, f"--dataset={dataset}")
+    said = capsys.readouterr().out
+    assert "made anew" in said
+    assert "its clusters go with it" in said
+    after = content(dataset)
+    assert all(after[name] == before[name] for name in ("encoder.json", "states.npy", "pooled.npy"))
+    assert "clusters.json" not in after
+    (dataset / "text" / "encoder.json").write_text("{")
+    with pytest.raises(UserError, match=r"encoder.json is damaged .* that you name with --encoder"):
+        run(monkeypatch, encode, f"--dataset={dataset}")
+    run(monkeypatch, encode, f"--dataset={dataset}", "--encoder=tfidf")
+    assert CaptionTable.load(dataset / "text").card.encoder == "tfidf"
+
+
 def test_a_damaged_table_is_named_and_made_anew(dataset, monkeypatch, capsys):
     run(monkeypatch, encode, f"--dataset={dataset}", "--encoder=tfidf")
     whole = content(dataset)
@@ -170,8 +193,9 @@ def test_what_cannot_be_encoded_is_said(dataset, tmp_path, monkeypatch):
         run(monkeypatch, encode, f"--dataset={tmp_path / 'untrained'}", "--encoder=tfidf")
     with pytest.raises(UserError, match=r"no dataset\.json"):
         run(monkeypatch, encode, f"--dataset={tmp_path / 'nothing'}", "--encoder=tfidf")
-    with pytest.raises(UserError, match="are of BERT checkpoints, not of tfidf"):
-        run(monkeypatch, encode, f"--dataset={dataset}", "--encoder=tfidf", "--pooling=cls")
+    for flags in ([], ["--encoder=tfidf"]):
+        with pytest.raises(UserError, match="go with a BERT checkpoint; name it with --encoder"):
+            run(monkeypatch, encode, f"--dataset={dataset}", *flags, "--pooling=cls")
     with storage.lock(dataset, wait=False), pytest.raises(UserError, match="another process"):
         run(monkeypatch, encode, f"--dataset={dataset}", "--encoder=tfidf")
     with pytest.raises(UserError, match="not encoded; run"):
