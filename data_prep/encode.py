@@ -172,9 +172,7 @@ def _open(folder: Path) -> CaptionTable | None:
     return table
 
 
-def _encoder(
-    args: argparse.Namespace, captions: Sequence[Caption], old: CaptionTable | None, folder: Path
-) -> Encoder:
+def _encoder(args: argparse.Namespace, captions: Sequence[Caption], old: CaptionTable | None, folder: Path) -> Encoder:
     """The encoder asked for, else the one in `folder`; a TF-IDF that is there stays as it was fitted."""
     if args.encoder not in (None, TFIDF):
         from amt_jax.text.bert import BertEncoder

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 MAX_TERMS = 512  # D at most; the terms that most captions have
 # Words that say nothing about music. Others' lists have "few", "many", "full", "no" and "without" too.
-STOP_WORDS = frozenset(
+_SILENT = (
     "an the this that these those it its he she they them their we us our you your i me my who which what whose s "
     "is are was were be been being has have had do does did can could will would should may might must "
     "of in on at by for from to into with within as and or but if so than then there here when where while "
-    "please want like such also about".split()
+    "please want like such also about"
 )
+STOP_WORDS = frozenset(_SILENT.split())
 # "A" is a key before "minor" and "sharp", and a word like these before "minor key" and all else.
 _ARTICLE = r"a\b(?![#♯♭]|[ -](?:flat|sharp|(?:major|minor)\b(?![ -]key)))"
 
