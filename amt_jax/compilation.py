@@ -36,21 +36,19 @@ def keep_compiled() -> None:
 
 def compile_seconds() -> float:
     """Seconds that this process has compiled since it first asked, tracing and reading kept programs included."""
-    return sum(end - begin for begin, end in _compile_spans())
+    return sum(_compile_times())
 
 
 @functools.cache
-def _compile_spans() -> list[tuple[float, float]]:
-    """When something was compiled, from now on."""
+def _compile_times() -> list[float]:
+    """What each part of compiling takes, from now on."""
     import jax
 
-    spans = []
+    times = []
 
-    def note(event: str, begin: float, end: float, **_) -> None:
+    def note(event: str, seconds: float, **_) -> None:
         if event.startswith("/jax/core/compile/"):
-            while spans and spans[-1][0] >= begin:  # a function that this one calls
-                spans.pop()
-            spans.append((begin, end))
+            times.append(seconds)
 
-    jax.monitoring.register_event_time_span_listener(note)
-    return spans
+    jax.monitoring.register_event_duration_secs_listener(note)
+    return times

@@ -87,7 +87,7 @@ def test_every_command_keeps_what_it_compiles(start, tmp_path, words):
     process.communicate()
 
 
-def test_time_is_counted_once():
+def test_compiling_is_timed_once():
     @jax.jit
     def inner(x):
         time.sleep(0.3)  # as long as a large network takes to trace
