@@ -1,8 +1,7 @@
-"""Compiled programs, kept on this machine: a command compiles only what none before it did. And the time it takes."""
+"""Compiled programs, kept on this machine: a command compiles only what none before it did."""
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 
@@ -32,23 +31,3 @@ def keep_compiled() -> None:
         )
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-
-
-def compile_seconds() -> float:
-    """Seconds that this process has compiled since it first asked, tracing and reading kept programs included."""
-    return sum(_compile_times())
-
-
-@functools.cache
-def _compile_times() -> list[float]:
-    """What each part of compiling takes, from now on."""
-    import jax
-
-    times = []
-
-    def note(event: str, seconds: float, **_) -> None:
-        if event.startswith("/jax/core/compile/"):
-            times.append(seconds)
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    return times

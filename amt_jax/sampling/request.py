@@ -1,4 +1,4 @@
-"""What is asked of the sampler, the sizes it is worked off in, what comes back and how fast.
+"""What is asked of the sampler, the sizes it is worked off in, and what comes back.
 
 L vectors of width W a condition   T tokens
 """
@@ -86,31 +86,3 @@ class Result:
     bucket: Bucket
     row: int
     seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Speed:
-    """How fast results were made, measured on the host.
-
-    Attributes:
-      first_token: seconds to the first batch's first tokens, without compiling.
-      seconds: to make all, without compiling.
-      compiling: seconds that compiling took besides.
-      tokens: how many new ones.
-      music: seconds of new music.
-    """
-
-    first_token: float
-    seconds: float
-    compiling: float
-    tokens: int
-    music: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds
-
-    @property
-    def real_time_factor(self) -> float:
-        """Seconds of music made in a second."""
-        return self.music / self.seconds

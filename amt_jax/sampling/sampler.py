@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from amt_jax.compilation import compile_seconds
 from amt_jax.errors import UserError
 from amt_jax.model.config import TransformerConfig
 from amt_jax.model.params import abstract_model
@@ -26,7 +25,8 @@ from amt_jax.sampling import cache, constraints
 from amt_jax.sampling.constraints import Limits
 from amt_jax.sampling.decode import DecodeState, Plan, decode, prefill, shardings
 from amt_jax.sampling.filters import Controls
-from amt_jax.sampling.request import Bucket, Request, Result, Speed
+from amt_jax.sampling.request import Bucket, Request, Result
+from amt_jax.sampling.speed import Speed, compile_seconds
 from amt_jax.tokens.grammar import DRUMS, MAX_POLYPHONY, Grammar, GrammarState
 from amt_jax.tokens.spec import TokenSpec
 
