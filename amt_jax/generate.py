@@ -81,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--weights",
         choices=WEIGHTS,
         default="auto",
-        help="compute in float32 or bfloat16, or with matrices of int8, which most CPUs are faster with; "
+        help="compute in float32 or bfloat16, or with matrices of int8, which is faster on a CPU; "
         "the music then is another (default auto: as it was trained)",
     )
     parser.add_argument(
