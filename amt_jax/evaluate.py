@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--follow", type=int, default=32, help="captions to ask a model of texts for, 0 for none (default: %(default)s)"
     )
+    parser.add_argument("--encoder", metavar="DIR", help="the run's text encoder, if it lies elsewhere now")
     parser.add_argument("--without_text", default="", metavar="RUN", help="compare with this model without texts then")
     parser.add_argument(
         "--weights", choices=WEIGHTS, default="auto", help="what to compute with, as in generate (default: %(default)s)"

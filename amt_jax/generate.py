@@ -45,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", required=True, metavar="DIR", help="folder of a trained run, here or gs://… or s3://…")
     parser.add_argument("--output", type=storage.local_path, required=True, metavar="DIR", help="folder for the music")
     parser.add_argument("--checkpoint", default="best", help="best (default), last, or a step")
+    parser.add_argument("--encoder", metavar="DIR", help="the run's text encoder, if it lies elsewhere now")
     wish = parser.add_argument_group("what to make")
     wish.add_argument("--composer", "--composers", help="one by name or number, several with commas, or all")
     wish.add_argument("--text", metavar="WORDS", help="what the music should be, in English")
@@ -110,9 +111,8 @@ def main() -> None:
         raise UserError("--profile goes with a wish or with --batch, not with --interactive or --replay")
     mesh = MeshConfig.parse(args.mesh)
     keep_compiled()
-    generator = Generator(
-        RunFolder(args.run), args.checkpoint, max_batch=args.max_batch, mesh=mesh, weights=args.weights
-    )
+    flags = {"max_batch": args.max_batch, "mesh": mesh, "weights": args.weights, "encoder": args.encoder}
+    generator = Generator(RunFolder(args.run), args.checkpoint, **flags)
     names = ("composer", "count", "prompt", "prompt_beats", "prompt_tokens", "instruments", *WORDS, *SETTINGS)
     asked = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.text is not None and not args.text.strip():

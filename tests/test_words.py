@@ -26,6 +26,7 @@ from tests.music_files import tune, write
 from tests.untrained import save_run
 
 ROOT = Path(__file__).parents[1]
+BERT = ROOT / "tests" / "pretrained" / "goldens" / "bert"
 CONFIG = """
 from ml_collections import ConfigDict
 from configs import demo
@@ -204,6 +205,23 @@ def test_evaluation_says_how_well_texts_are_followed(home, tmp_path, capsys):
         " of another piece given",
     ]
     assert len({each["nats_per_token"]["value"] for each in data["likelihood"].values()}) == 3
+
+
+def test_a_run_whose_text_encoder_lies_elsewhere_now(home, compose, tmp_path):
+    dataset = shutil.copytree(home / "dataset", tmp_path / "dataset")
+    shutil.copytree(BERT, tmp_path / "bert")
+    assert call(encode.main, f"--dataset={dataset}", f"--encoder={tmp_path / 'bert'}") == 0
+    fields = train.load_config(f"{home / 'tiny.py'}:text") | {"dataset": str(dataset)}
+    save_run(tmp_path / "run", TrainConfig.from_json(fields), Card.load(dataset))
+    (tmp_path / "bert").rename(tmp_path / "there")
+    flag = f"--encoder={tmp_path / 'there'}"
+    code, captured, _ = compose("--text=a waltz", run=tmp_path / "run")
+    assert code == 2
+    assert "lies elsewhere now, name that with --encoder: no folder" in captured.err
+    code, captured, music = compose("--text=a waltz", flag, run=tmp_path / "run")
+    assert (code, len(music)) == (0, 1), captured.err
+    flags = [f"--run={tmp_path / 'run'}", "--count=1", "--seconds=1", "--follow=1"]
+    assert call(evaluate.main, *flags, f"--output={tmp_path / 'report'}", flag) == 0
 
 
 def test_a_run_that_moved_away_from_its_dataset(home, compose, tmp_path):

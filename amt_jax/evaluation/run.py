@@ -67,6 +67,7 @@ def evaluate_run(
     checkpoint: str = "best",
     follow: int = 32,
     without_text: str = "",
+    encoder: str | None = None,
     mesh: MeshConfig = ONE_DEVICE,
     weights: str = "auto",
 ) -> Report:
@@ -86,6 +87,7 @@ def evaluate_run(
       checkpoint: "best", "last" or a step.
       follow: captions of the split that a run trained with texts is asked to follow, in each way; 0 for none.
       without_text: run folder of a model without text, to compare with in that.
+      encoder: folder or name of the run's text encoder, if it lies elsewhere now.
       mesh: the devices of a process that share its work.
       weights: what to compute with, see `quantization.convert`.
     """
@@ -95,7 +97,7 @@ def evaluate_run(
     records = open_records(run, folder, split, named=bool(dataset))
     given = load_samples(samples) if samples else None
     devices = local_mesh(mesh, run.model_config)
-    generator = Generator(run, checkpoint, mesh=mesh, weights=weights)
+    generator = Generator(run, checkpoint, mesh=mesh, weights=weights, encoder=encoder)
     texts, other = [], None
     if follow and TEXT in generator.card.conditions:
         texts = choose(records, follow, seed)

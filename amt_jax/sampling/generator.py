@@ -88,6 +88,7 @@ class Generator:
       max_batch: pieces made together.
       mesh: the devices that share the work.
       weights: what to compute with, see `quantization.convert`.
+      encoder: folder or name of its text encoder, if it lies elsewhere now.
 
     Attributes:
       card: the run's, with only those conditions that the model was trained with.
@@ -104,6 +105,7 @@ class Generator:
         max_batch: int = 32,
         mesh: MeshConfig = ONE_DEVICE,
         weights: str = "auto",
+        encoder: str | None = None,
     ):
         if max_batch < 1:
             raise UserError(f"max_batch is at least 1, not {max_batch}")
@@ -120,7 +122,7 @@ class Generator:
         self.card = dataclasses.replace(card, conditions=conditions)
         self.conditions = Conditions({name: conditions[name] for name in lengths}, lengths)
         self.wishes: dict[str, Wish] = {}
-        self.reader = Reader(run.text_path, self.card, "Program" in self.card.spec.ranges)
+        self.reader = Reader(run.text_path, self.card, "Program" in self.card.spec.ranges, encoder)
         grammar = Grammar.create(self.card.spec, self.tokenizer.names)
         self.sampler = Sampler(
             config, params, self.card.spec, grammar, max_batch=max_batch, mesh=devices, weights=weights

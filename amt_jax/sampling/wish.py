@@ -104,16 +104,17 @@ class Reader:
       folder: the run's folder of texts: the encoder, clusters, and the captions it was trained with.
       card: what the model's conditions are called.
       has_programs: whether its vocabulary has instruments.
+      encoder: folder or name of the text encoder, if it lies elsewhere than where it was trained with.
     """
 
-    def __init__(self, folder: Path, card: Card, has_programs: bool):
-        self._folder, self._card, self._has_programs = folder, card, has_programs
+    def __init__(self, folder: Path, card: Card, has_programs: bool, encoder: str | None = None):
+        self._folder, self._card, self._has_programs, self._source = folder, card, has_programs, encoder
         self._states: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     @functools.cached_property
     def encoder(self) -> Encoder:
         """What the model's texts are encoded by; UserError if it is not to be had."""
-        return load_encoder(self._folder)
+        return load_encoder(self._folder, self._source)
 
     def states(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """A text by the vectors of its tokens, [n, D], and by one for all of it, [D]; see Conditions.text."""

@@ -142,7 +142,10 @@ def load_encoder(folder: str | os.PathLike, source: str | None = None) -> Encode
     try:
         encoder = BertEncoder(source or name, pooling=data["pooling"], length=data["length"])
     except UserError as error:
-        raise UserError(f"the text encoder named in {path} cannot be loaded: {error}") from error
+        raise UserError(
+            f"the text encoder named in {path} cannot be loaded; if it lies elsewhere now, name that with --encoder: "
+            f"{error}"
+        ) from error
     if encoder.digest != digest:
         raise UserError(
             f"{source or name!r} is another text encoder than the one in {path} (digest {encoder.digest[:12]}, "

@@ -212,7 +212,9 @@ def test_a_moved_checkpoint_is_found_by_source_and_another_one_refused(tmp_path)
     encoder = BertEncoder(str(here))
     encoder.save(tmp_path)
     here.rename(tmp_path / "there")
-    with pytest.raises(UserError, match="cannot be loaded: no folder"):
+    with pytest.raises(
+        UserError, match="cannot be loaded; if it lies elsewhere now, name that with --encoder: no folder"
+    ):
         load_encoder(tmp_path)
     there = load_encoder(tmp_path, source=str(tmp_path / "there"))
     assert there.digest == encoder.digest
