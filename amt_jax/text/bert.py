@@ -44,7 +44,6 @@ class BertEncoder(Encoder):
         self.name = str(folder.resolve()) if folder == Path(source).expanduser() else source
         self.pooling = pooling or _pooling(folder)
         self.length, self.width = length, config.hidden_size
-        self._casefold = bool(getattr(reference, "do_lower_case", False))
         self._reference = reference
         self._tokenize: Callable[[Sequence[str]], list[list[int]]] = functools.partial(_tokenize, reference, length)
         if tokenizer == "tf_text":
@@ -55,25 +54,22 @@ class BertEncoder(Encoder):
             "weights": _sha256(folder / "model.safetensors"),
             "vocabulary": hashlib.sha256(json.dumps(reference.get_vocab(), sort_keys=True).encode()).hexdigest(),
             "config": dataclasses.asdict(config),
-            "casefold": self._casefold,
+            "casefold": bool(getattr(reference, "do_lower_case", False)),
         }
         graph, self._state = nnx.split(model)
         self._run = jax.jit(lambda state, ids, mask: nnx.merge(graph, state)(ids, mask))
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of clean texts, between the two specials, at most `length` of them."""
-        return self._tokenize([self._spelt(text) for text in texts])
+        return self._tokenize(texts)
 
     def words_read(self, text: str) -> int:
-        words = self._spelt(clean(text)).split()
+        words = clean(text).split()
 
         def tokens(first: int) -> int:
             return len(_tokenize(self._reference, self.length + 1, [" ".join(words[:first])])[0])
 
         return bisect.bisect_right(range(1, len(words) + 1), self.length, key=tokens)
-
-    def _spelt(self, text: str) -> str:
-        return text.casefold() if self._casefold else text
 
     def encode_unique(self, texts: Sequence[str]) -> list[np.ndarray]:
         ids = self.tokenize(texts)

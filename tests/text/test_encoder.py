@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from amt_jax.errors import UserError
+from amt_jax.pretrained.bert import load_tokenizer
 from amt_jax.text.bert import BertEncoder
 from amt_jax.text.encoder import clean, load_encoder
 from amt_jax.text.tfidf import MAX_TERMS, TfidfEncoder
@@ -150,6 +151,12 @@ def test_bert_encodes_what_torch_does(bert):
     states = bert.encode(golden["texts"].tolist())
     np.testing.assert_array_equal(states.mask, golden["mask"].astype(bool))
     assert np.abs(states.values - golden["gelu"])[states.mask].max() < 1e-5
+
+
+def test_bert_has_the_ids_of_its_own_tokenizer(bert):
+    """Which writes "ß" small as it is; str.casefold would make it "ss"."""
+    texts = [*CAPTIONS, "Straße ÉCOLE ΣΟΦΟΣ İstanbul", "日本の音楽"]
+    assert bert.tokenize(texts) == load_tokenizer(BERT, bert.content()["config"]["vocab_size"])(texts)["input_ids"]
 
 
 def test_bert_pools_by_mean_or_by_the_first_state(bert):
