@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from amt_jax.data.card import Card, Vocabulary
+from amt_jax.data.card import FILE, Card, Vocabulary
 from amt_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -96,7 +96,15 @@ def open_conditions(folder: str | os.PathLike, card: Card, config: Any) -> Condi
                 f"python -m data_prep.encode --dataset={folder} --encoder={wanted.encoder}"
             )
         captions.verify()
-        if SEMANTIC in lengths and captions.card.files.get(CLUSTERS) != card.conditions[SEMANTIC].digest:
+        clusters = captions.card.files.get(CLUSTERS)
+        if SEMANTIC in lengths and clusters != card.conditions[SEMANTIC].digest:
+            about = Path(folder) / FILE  # a copy of a remote dataset has none
+            own = Card.load(folder).conditions.get(SEMANTIC) if about.exists() else None
+            if own and own.digest != clusters:
+                raise UserError(
+                    f"{about} names other clusters than those in {captions.folder}: data_prep.cluster "
+                    f"was interrupted; run python -m data_prep.cluster --dataset={folder} again"
+                )
             raise UserError(
                 f"the clusters in {folder} are not those whose semantic tokens the model knows; take the dataset that "
                 f"it was trained on, as it was then"

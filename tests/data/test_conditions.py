@@ -1,7 +1,11 @@
 """What a network is told of a piece: which caption, in which form, and what is refused."""
 
 import dataclasses
+import shutil
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from amt_jax.text.clusters import Clusters
 from data_prep import cluster, encode
 from tests.captioned import caption, write_captioned
 
+ROOT = Path(__file__).parents[2]
 MADE, HUMAN, KEYED = "a slow waltz", "my grandmother danced to this waltz", "a jig in G major"
 SILENT = "zzz"  # the test split's, so unknown to a table of words fitted on train
 TRAIN = [
@@ -228,17 +233,44 @@ def test_another_encoder_or_other_clusters_are_refused(folder, conditions):
 
 def test_a_model_of_semantic_tokens_alone_needs_the_clusters(folder, tmp_path):
     """Of a dataset that was encoded by the same encoder, but not clustered."""
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     table = CaptionTable.load(copy / "text")
     files = {name: each for name, each in table.card.files.items() if name not in ("semantic.npy", "clusters.json")}
     dataclasses.replace(table.card, files=files).save(copy / "text")
+    encode.register(copy)
     with pytest.raises(UserError, match=r"the clusters in .* are not those"):
         open_conditions(copy, Card.load(folder), network(folder, semantic=True))
     assert Clusters.load(folder / "text").k == 2
     open_conditions(copy, Card.load(folder), network(folder))
+
+
+KILLED = """
+import os, signal, sys
+from data_prep import cluster
+left, real = int(sys.argv.pop()), os.replace
+def replace(*args):
+    global left
+    real(*args)
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = replace
+cluster.main()
+"""
+
+
+@pytest.mark.parametrize("cards", [1, 2])
+def test_clustering_that_was_killed_between_its_cards_is_to_be_run_again(folder, tmp_path, monkeypatch, cards):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    flags = [f"--dataset={copy}", "--k=3"]
+    done = subprocess.run([sys.executable, "-c", KILLED, *flags, str(cards)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    with pytest.raises(UserError, match=r"was interrupted; run python -m data_prep.cluster --dataset=.*copy again"):
+        open_conditions(copy, Card.load(copy), network(copy, semantic=True))
+    monkeypatch.setattr(sys, "argv", ["command", *flags])
+    cluster.main()
+    open_conditions(copy, Card.load(copy), network(copy, semantic=True))
 
 
 def test_captions_that_were_never_encoded(tmp_path, folder):
