@@ -11,11 +11,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 # attend(query [B, T, N, H], key [B, T, K, H], value [B, T, K, H], segments [B, T], lengths) -> [B, T, N, H]
 # lengths: tokens of each segment [B, S] where the segments of a row stand side by side in order, else None.
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
 
+KEPT = "attention"  # the name of what an attention's backward pass needs of its forward pass
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite too
 
 
@@ -142,8 +144,8 @@ def _blockwise_forward(query, key, value, segments):
             output, normalizer = map(_joined, jax.lax.map(attend, rows))
         outputs.append(output)
         normalizers.append(normalizer)
-    output = jnp.concatenate(outputs, axis=2)
-    return output, (query, key, value, segments, output, jnp.concatenate(normalizers, axis=2))
+    output, normalizer = (checkpoint_name(jnp.concatenate(x, axis=2), KEPT) for x in (outputs, normalizers))
+    return output, (query, key, value, segments, output, normalizer)
 
 
 def _blockwise_backward(saved, grad):
