@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ("amt_jax.train", "a dataset folder -> a run folder"),
     "generate": ("amt_jax.generate", "a run folder and a wish -> music"),
     "evaluate": ("amt_jax.evaluate", "a run folder -> a report"),
+    "export": ("amt_jax.export", "a run folder -> a model that plays without amt_jax"),
     "demo": ("amt_jax.demo", "all of these once, on music that comes along or on your own"),
 }
 

@@ -29,7 +29,7 @@ def test_every_requirement_has_a_range_and_a_reason():
         assert len(reason) > 10, f"{requirement} has no reason"
 
 
-AMT = [f"amt_jax.{name}" for name in ("train", "generate", "evaluate", "demo")]
+AMT = [f"amt_jax.{name}" for name in ("train", "generate", "evaluate", "export", "demo")]
 PREP = [
     f"data_prep.{name}"
     for name in ("midi", "corpus", "collect", "texts", "pair", "describe", "report", "encode", "cluster")

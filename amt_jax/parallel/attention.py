@@ -41,7 +41,8 @@ def attention_of(mesh: Mesh) -> Attend:
     device = mesh.devices.flat[0]
     if device.platform == "tpu":
         return splash_attend
-    if device.platform == "gpu" and float(device.compute_capability) >= HOPPER:
+    cuda = device.platform == "gpu" and "cuda" in device.client.platform_version
+    if cuda and float(device.compute_capability) >= HOPPER:
         return cudnn_attend
     return blockwise_attend
 
