@@ -52,12 +52,14 @@ class TransformerConfig(ModelConfig):
       num_streams: K, token streams a time step.
       context_length: the longest window it is trained on, in tokens.
       conditions: the table of conditions.
+      quantized: whether kernels of linear layers are int8, see model.quantization; not for training.
     """
 
     vocab_size: int
     num_streams: int
     context_length: int
     conditions: tuple[ConditionConfig, ...] = ()
+    quantized: bool = False
 
     def __post_init__(self):
         if self.d_model % self.num_heads or (self.d_model // self.num_heads) % 2:

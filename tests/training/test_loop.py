@@ -85,6 +85,14 @@ def test_a_run_folder_holds_what_is_documented(straight, dataset, make_config):
     checkpoints.close()
 
 
+def test_a_hundred_steps_are_compiled_once(tmp_path, make_config, compiled):
+    run = RunFolder(tmp_path / "run")
+    train(make_config({"steps": 100, "validate_every": 50, "save_every": 50, "log_every": 10}), run)
+    assert lines(run, "train")[-1]["step"] == 100
+    assert compiled.count("jit(step_and_listen)") == 1
+    assert compiled.count("jit(evaluate_and_listen)") == 1
+
+
 def test_load_model_finds_best_last_and_steps(straight, dataset):
     config, params = straight.load_model("best")
     assert config == transformer_config(straight.config, Card.load(dataset))
