@@ -30,7 +30,7 @@ def rotary_tables(positions: jax.Array, head_dim: int, theta: float) -> tuple[ja
 
 def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Applies rotary tables to queries or keys. x [..., N, H], tables [..., H / 2] -> [..., N, H]."""
-    # Turned around by a flip instead, a CPU's training step took a tenth longer (bench/results/remat.md).
+    # Turned around by a flip instead, a CPU's training step took 7 % longer (bench/results/remat.md).
     sin, cos = (table[..., None, :] for table in tables)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
