@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from amt_jax.model.attention import Attend, blockwise_attend, cached_attend, cross_attend, rotate
+from amt_jax.model.attention import KEPT, Attend, blockwise_attend, cached_attend, cross_attend, rotate
 from amt_jax.model.config import TransformerConfig
 from amt_jax.model.quantization import int8_product
 
@@ -191,6 +191,16 @@ class Layer(nnx.Module):
         if memory is not None:
             x = x + self.cross(self.cross_norm(x)[:, None], memory, visible)[:, 0]
         return placement.constrain(x + self.feed_forward(self.feed_forward_norm(x)), "batch"), cache
+
+
+def keep_dots(primitive, *args, **params) -> bool:
+    """The policy of `remat` "dots": products with kernels are kept, and attention's outputs and normalizers."""
+    policies = jax.checkpoint_policies
+    return (
+        policies.dots_with_no_batch_dims_saveable(primitive, *args, **params)
+        or policies.save_only_these_names(KEPT)(primitive, *args, **params)
+        or primitive.name == "dot_product_attention_fwd_wrapper"  # cuDNN's, which takes no name
+    )
 
 
 @jax.custom_vjp

@@ -17,7 +17,7 @@ from flax import nnx
 from amt_jax.model.attention import rotary_tables
 from amt_jax.model.conditioning import Conditioning, before_segments, of_segments
 from amt_jax.model.config import TransformerConfig
-from amt_jax.model.layers import ONE_DEVICE, Layer, Norm, Placement, dropout, look_up
+from amt_jax.model.layers import ONE_DEVICE, Layer, Norm, Placement, dropout, keep_dots, look_up
 
 
 class Remembered(NamedTuple):
@@ -107,7 +107,9 @@ class Transformer(nnx.Module):
             keys = list(jax.random.split(dropout_key, len(keys)))
         x = placement.constrain(dropout(x, self.config.dropout, keys[-1]), "batch", "time")
         rotary = rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
-        apply = nnx.remat(Layer.__call__, static_argnums=(6,)) if self.config.remat else Layer.__call__
+        apply = Layer.__call__
+        if self.config.remat != "none":
+            apply = nnx.remat(apply, static_argnums=(6,), policy=keep_dots if self.config.remat == "dots" else None)
         caches = []
         for layer, key in zip(self.layers, keys[:-1], strict=True):
             x, cache = apply(layer, x, rotary, segments, lengths, sources, placement, key)

@@ -296,6 +296,16 @@ def test_what_is_missing_is_said(tmp_path, straight, make_config, dataset):
         train(make_config(), RunFolder(tmp_path / "diary"))
 
 
+@pytest.mark.parametrize(("before", "now"), [(True, "full"), (False, "none")])
+def test_a_run_that_says_yes_or_no_to_remat_is_read(tmp_path, make_config, dataset, before, now):
+    run = RunFolder(tmp_path)
+    run.create(make_config(), Card.load(dataset))
+    data = json.loads((run.path / "config.json").read_text())
+    data["config"]["model"]["remat"] = before
+    (run.path / "config.json").write_text(json.dumps(data | {"version": 3}))
+    assert run.config.model.remat == now
+
+
 def test_checkpoints_keep_the_newest_and_the_best(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c", keep=2)
     for step, loss in ((1, 3.0), (2, 1.0), (3, None), (4, 2.0), (5, float("nan")), (6, None)):
