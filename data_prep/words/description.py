@@ -139,7 +139,7 @@ def description(
             told.append(caption)
             said += understood
     composer = eras.find(line.get("artist") or "")
-    named = [name for entry in texts for name in _list(entry.get("genre"))]
+    named = [name for entry in texts for each in _list(entry.get("genre")) for name in each.split(", ") if name]
     genres = _path_genres(line, composer is not None)
     genres += [understanding.genre(name) or name.casefold() for name in named]
     genres += [value for each in said for value in each.values(GENRE)]

@@ -198,6 +198,12 @@ def test_texts_by_people_are_cut_to_what_is_about_music(tmp_path):
     assert report.skipped.total() == 2
 
 
+def test_several_genres_of_one_text_are_several(tmp_path):
+    entry = {"midi_path": "a.mid", "text": "Recorded in London.", "genre": "Rock, Indie-Rock, Shoegaze"}  # as pair does
+    _, (piece,), _ = run(tmp_path, [line("a.mid", artist="")], [entry])
+    assert piece["genre"] == ["rock", "indie", "shoegaze"]
+
+
 def test_a_tempo_that_a_file_does_not_mark_is_not_told(tmp_path):
     assert unmarked_tempos([90.0] * 99) == {120.0}
     assert unmarked_tempos([90.0] * 90 + [117.0] * 10) == {90.0, 117.0, 120.0}
