@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,22 @@ def test_one_title_without_an_answer_is_listed_and_asked_for_again(server, metad
     assert "8 texts" in out
     assert "1 without: no answer (wikipedia)" in out
     assert "9 texts" in run(*flags, cwd=tmp_path)[1]
+
+
+def test_titles_that_cannot_be_asked_for_are_no_silence(server, metadata, tmp_path):
+    odd = [{"path": f"{name}.mid", "title": name, "artist": ""} for name in ("!!!", "...", "???", "---")]
+    metadata.write_text("".join(json.dumps(line) + "\n" for line in odd) + metadata.read_text())
+    server.faults = dict.fromkeys(range(1, 5), "badvalue")
+    for _ in range(2):
+        code, out, err = run(*wikipedia(server, metadata, tmp_path), cwd=tmp_path)
+        assert code == 0, err
+        assert "6 texts" in out
+        reasons = Counter(each["reason"] for each in lines(tmp_path / "texts_missing.jsonl"))
+        assert reasons["the wiki refuses the question"] == 4
+        assert reasons["no letters or digits to search for"] == 4
+        sent = len(server.requests)
+    assert "0 requests" in out
+    assert sent == len(set(server.questions()))
 
 
 def test_other_sources_need_no_wiki(tmp_path):
