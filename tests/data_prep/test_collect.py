@@ -189,8 +189,16 @@ def test_a_later_run_does_what_is_new_and_forgets_what_is_gone(tmp_path):
     (music / "0.mid").unlink()
     write(tune(7, 30), music / "1.mid")  # shorter
     write(tune(8, 100), music / "3.mid")
-    assert run(*flags)[0] == 0
+    code, out, _ = run(*flags)
+    assert code == 0
+    assert "1 files of earlier runs are gone; what was made of them is removed" in out
     assert run(f"--input={music}", f"--output={tmp_path / 'fresh'}", "--window-seconds=20")[0] == 0
+    assert content(output) == content(tmp_path / "fresh")
+
+    write(tune(9, 100), tmp_path / "others/9.mid")
+    code, _, errors = run(f"--input={tmp_path / 'others'}", *flags[1:])
+    assert code == 2
+    assert f"holds what was made of {str(music)!r}: name another --output" in errors[0]
     assert content(output) == content(tmp_path / "fresh")
 
     code, _, errors = run(*flags, "--standardise-key")
