@@ -124,6 +124,27 @@ def test_files(tmp_path):
     assert "6 pairs" in looser.stdout
 
 
+def test_a_file_gets_every_text_that_is_about_it(tmp_path):
+    files = [ABBA, {"path": "x.mid", "title": "", "artist": ""}]
+    texts = [
+        WORDS | {"confidence": 0.7},
+        WORDS | {"text": "A glam tune.", "source": "captions"},
+        WORDS | {"text": "Unsure.", "confidence": 0.3},
+        WORDS | {"text": "Another.", "artist": "Stonewall Jackson"},
+        {"path": "x.mid", "text": "A waltz.", "confidence": 0.5},
+        {"path": "x.mid", "text": "A slow waltz."},
+    ]
+    done = run(tmp_path, files, texts)
+    assert done.returncode == 0, done.stderr
+    pairs = json.loads((tmp_path / "out/automated_paired_data.json").read_text())
+    assert [(each["midi_path"], each["text"]) for each in pairs] == [
+        (ABBA["path"], "A glam tune."), (ABBA["path"], "Waterloo is a song."),
+        ("x.mid", "A slow waltz."), ("x.mid", "A waltz."),
+    ]  # fmt: skip
+    assert "4 pairs of 2 files" in done.stdout
+    assert "2 texts are in no pair" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("files", "texts", "flags", "message"),
     [
