@@ -182,7 +182,7 @@ def _write(
     gone: int,
 ) -> Report:
     """Writes both tables from the journal, and counts."""
-    lines, dropped, identical, first = 0, 0, 0, {}
+    lines, dropped, identical, seen = 0, 0, 0, set()
     with _whole(output / METADATA) as metadata, _whole(output / SKIPPED) as left_out:
         for name in names:
             row = journal.get(name, "found")
@@ -197,12 +197,10 @@ def _write(
             about = layout.line(name)
             if licence:
                 about["licence"] = licence
-            original = first.setdefault(entry["sha256"], name)
-            identical += original != name
+            identical += entry["sha256"] in seen
+            seen.add(entry["sha256"])
             for part in entry["parts"]:
                 line = {"path": name, "sha256": entry["sha256"]} | about | part
-                if original != name:
-                    line["identical_to"] = original
                 metadata.write(json.dumps(line, ensure_ascii=False) + "\n")
                 lines += 1
         for line in sorted(skipped, key=lambda each: each["path"]):

@@ -250,6 +250,24 @@ def test_instruments_are_told_to_a_tokenizer_that_has_them(music, tmp_path):
     assert set(table["Bach/0.mid"]) == {"text", "genre", "tempo", "instruments"}
 
 
+def test_a_piece_keeps_what_people_said_of_its_copies(music, tmp_path):
+    shutil.copytree(music, tmp_path / "in")
+    for name in ("8 again.mid", "0 again.mid"):
+        shutil.copy(music / f"Bach/{name[0]}.mid", tmp_path / "in/Bach" / name)
+    rows = tables(described(f"Bach/{name}.mid", number) for name, number in (("0", 0), ("0 again", 3), ("8", 6)))
+    report = prepare(str(tmp_path / "in"), tmp_path / "ds", SETTINGS, descriptions=rows)
+    found = conditions_of(tmp_path / "ds")
+    own = rows["Bach/0 again.mid"]["text"]  # the first in sorted order
+    assert found["Bach/0 again.mid"]["text"] == [*own, rows["Bach/0.mid"]["text"][0]]
+    assert found["Bach/0 again.mid"]["genre"] == rows["Bach/0 again.mid"]["genre"]
+    assert found["Bach/8 again.mid"]["text"] == rows["Bach/8.mid"]["text"][:1]
+    assert report.outdated == 0
+    again = prepare(str(tmp_path / "in"), tmp_path / "ds", SETTINGS, descriptions=rows)
+    assert (again.changed, again.outdated) == (False, 0)
+    rows["Bach/0.mid"]["text"].append(caption("A new one.", human=True))
+    assert prepare(str(tmp_path / "in"), tmp_path / "ds", SETTINGS, descriptions=rows).outdated == 1
+
+
 def test_descriptions_of_other_files_are_refused(music, tmp_path):
     with pytest.raises(UserError, match=r"no path in the descriptions is a file of"):
         prepare(str(music), tmp_path / "ds", SETTINGS, descriptions={"x.mid": {}})
