@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 from collections import Counter
@@ -20,6 +21,7 @@ from data_prep.table import Table
 
 METADATA, SKIPPED, MIDI = "midi_metadata.jsonl", "collect_skipped.jsonl", "midi"
 FOLDER = ".collect"
+TOO_LONG = "its name is too long for that of music made of it"
 # A row of the journal: name and stamp of a file, what was found in it as JSON.
 _COLUMNS = "name TEXT, stamp TEXT, found TEXT"
 
@@ -87,7 +89,14 @@ def collect(
                 for (path, _), result in runs if todo else ():
                     name = todo[path]
                     if isinstance(result, Portrait) and result.sha256:
-                        journal.put(name, stamps[name], json.dumps(_keep(name, result, output), ensure_ascii=False))
+                        try:
+                            kept = _keep(name, result, output)
+                        except OSError as error:
+                            if error.errno != errno.ENAMETOOLONG:
+                                raise
+                            skipped.append({"path": name, "reason": TOO_LONG, "details": os.path.basename(name)})
+                        else:
+                            journal.put(name, stamps[name], json.dumps(kept, ensure_ascii=False))
                     else:  # Another time it might go well.
                         skipped.append({"path": name, "reason": result.reason, "details": result.details})
                     bar.update()

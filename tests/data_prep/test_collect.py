@@ -212,6 +212,17 @@ def test_a_later_run_does_what_is_new_and_forgets_what_is_gone(tmp_path):
     assert content(output) == content(tmp_path / "fresh")
 
 
+def test_a_name_that_leaves_no_room_for_a_number_is_listed(tmp_path):
+    long = "x" * 250 + ".mid"
+    for name in (long, "short.mid"):
+        write(tune(1, 100), tmp_path / "in" / name)
+    code, _, errors = run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--window-seconds=20")
+    assert (code, errors) == (0, [])
+    assert {line["family"] for line in lines(tmp_path / "out/midi_metadata.jsonl")} == {"short.mid"}
+    (skipped,) = lines(tmp_path / "out/collect_skipped.jsonl")
+    assert (skipped["path"], skipped["reason"]) == (long, "its name is too long for that of music made of it")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
