@@ -174,9 +174,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--texts", required=True, type=here, metavar="FILE", help="texts.jsonl, by data_prep.texts")
     add("--output", required=True, type=here, metavar="FOLDER", help="for the three files")
     add("--input", type=here, metavar="DIR", help="folder of the MIDI files, to make sure that they are still there")
-    score, positive = _between(0, 100), _between(0, float("inf"))
-    add("--min-title", type=score, default=85, metavar="SCORE", help="of 100 (default %(default)s)")
-    add("--min-artist", type=score, default=80, metavar="SCORE", help="of 100 (default %(default)s)")
+    positive = _between(0, float("inf"))
+    add("--min-title", type=_between(1, 100), default=85, metavar="SCORE", help="of 100 (default %(default)s)")
+    add("--min-artist", type=_between(0, 100), default=80, metavar="SCORE", help="of 100 (default %(default)s)")
     add(
         "--max-seconds",
         type=positive,

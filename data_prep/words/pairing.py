@@ -33,7 +33,7 @@ class Song:
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """What makes a pair: scores 0..100, seconds that durations may differ, a confidence 0..1."""
+    """What makes a pair: scores (title 1..100, artist 0..100), seconds that durations may differ, a confidence 0..1."""
 
     title: float = 85
     artist: float = 80
@@ -158,7 +158,7 @@ def _decide(
         if apart > limits.seconds:
             why.add(OTHER_DURATION)
             continue
-        if apart <= limits.seconds:
+        if apart <= limits.seconds < math.inf:  # Where any durations do, they say nothing.
             confidence = (1 + confidence) / 2
         matches.append(Match(text, title, artist, round(min(confidence, trust[text]), 4)))
     if not matches:

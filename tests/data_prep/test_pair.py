@@ -156,7 +156,8 @@ def test_a_file_gets_every_text_that_is_about_it(tmp_path):
         ([], [WORDS], [], "midi_metadata.jsonl is empty"),
         ([ABBA], [WORDS], ["--input=."], "1 of 1 files in midi_metadata.jsonl are not in ., 'ABBA/Waterloo.mid' first"),
         ([ABBA], [WORDS], ["--input=nowhere"], "no folder 'nowhere'"),
-        ([ABBA], [WORDS], ["--min-title=101"], "--min-title: invalid 0 to 100 value"),
+        ([ABBA], [WORDS], ["--min-title=101"], "--min-title: invalid 1 to 100 value"),
+        ([ABBA], [WORDS], ["--min-title=0"], "--min-title: invalid 1 to 100 value"),
         ([ABBA], [WORDS], ["--texts=none.jsonl"], "cannot read 'none.jsonl'"),
     ],
 )
@@ -173,6 +174,17 @@ def test_a_duration_decides_between_artists():
     assert verdict.match.text == 1
     assert math.isnan(verdict.match.artist)
     assert verdict.match.confidence > 0.7
+
+
+def test_durations_that_may_be_any_are_no_evidence():
+    texts = [Song("The Power of Love", "Huey Lewis", 236)]
+    confidence = [
+        pair([Song("The Power of Love", "", 239)], texts, [1.0], Thresholds(title=1, seconds=seconds))[
+            0
+        ].match.confidence
+        for seconds in (5, math.inf)
+    ]
+    assert confidence == [0.85, 0.7]
 
 
 def test_texts_about_one_song_are_not_ambiguous():
