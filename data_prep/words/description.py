@@ -179,7 +179,7 @@ def description(
         "mood": moods or list(guessed),
         "mood_from": "words" if moods else "music",
         "instruments": list(facts.instruments),
-        "tempo": tempo,
+        "tempo": marked,
         "density": density,
         "valence": round(valence, 3),
         "arousal": round(arousal, 3),

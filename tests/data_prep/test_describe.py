@@ -10,6 +10,7 @@ from amt_jax.errors import UserError
 from amt_jax.music.classes import density_class, tempo_class
 from amt_jax.text.understanding import understand_all
 from amt_jax.text.vocabulary import GENRE, INSTRUMENT, MOOD
+from data_prep.dataset import descriptions
 from data_prep.words import eras
 from data_prep.words.captions import Facts, captions
 from data_prep.words.description import describe, unmarked_tempos
@@ -209,7 +210,8 @@ def test_a_tempo_that_a_file_does_not_mark_is_not_told(tmp_path):
     assert unmarked_tempos([90.0] * 90 + [117.0] * 10) == {90.0, 117.0, 120.0}
     assert unmarked_tempos([90.0 + i for i in range(100)]) == {120.0}
     _, (piece,), _ = run(tmp_path, [line("a.mid", tempo=120.0, time_signature="4/4", artist="")], count=40)
-    assert piece["tempo"] == 120.0
+    assert piece["tempo"] is None
+    assert "tempo" not in descriptions.read(str(tmp_path / "out.jsonl"), str(tmp_path))["a.mid"]
     assert piece["mood"] == []
     for text in (caption["text"] for caption in piece["captions"]):
         assert not any(word in text for word in ("120", "BPM", "tempo", "pace", "4/4"))
