@@ -205,6 +205,26 @@ def test_several_genres_of_one_text_are_several(tmp_path):
     assert piece["genre"] == ["rock", "indie", "shoegaze"]
 
 
+def test_titles_and_surnames_that_are_common_words_say_nothing(tmp_path):
+    songs = [
+        line("Chuck Berry/Carol.mid", artist="Chuck Berry"),
+        line("Chuck Berry/Carol.1.mid", artist="Chuck Berry", title="Carol.1"),
+        line("Chuck Berry/Carol_000.mid", artist="Chuck Berry", title="Carol", family="Chuck Berry/Carol.mid"),
+        line("ABBA/Jungle.mid", artist="ABBA"),
+        line("Field/Rag.mid", artist="Field"),
+        line("Someone/Waltz.mid", artist="John Field"),
+        line("Bossa Nova/One.mid", artist=""),
+        line("a/rags2.mid", artist=""),
+    ]
+    _, pieces, _ = run(tmp_path, songs)
+    assert {each["path"]: each["genre"] for each in pieces if each["genre"]} == {
+        "Bossa Nova/One.mid": ["bossa nova", "latin"],
+        "Someone/Waltz.mid": ["waltz", "romantic era", "classical"],
+        "a/rags2.mid": ["ragtime", "jazz"],
+    }
+    assert [each["path"] for each in pieces if "composer" in each] == ["Someone/Waltz.mid"]
+
+
 def test_a_tempo_that_a_file_does_not_mark_is_not_told(tmp_path):
     assert unmarked_tempos([90.0] * 99) == {120.0}
     assert unmarked_tempos([90.0] * 90 + [117.0] * 10) == {90.0, 117.0, 120.0}
