@@ -137,7 +137,12 @@ def _judge(source: Source, twin: Outcome | None, findings: Mapping[str, Finding]
     for found in (source, twin or findings.get(source.sha256)):
         if found is not None and found.reason:
             return dataclasses.replace(each, reason=found.reason, details=found.details)
-    each = dataclasses.replace(each, composer=_composer(source.name, metadata), work=_work(source.name, metadata))
+    each = dataclasses.replace(
+        each,
+        composer=_composer(source.name, metadata),
+        work=_work(source.name, metadata),
+        licence=_licence(source.name, metadata),
+    )
     if twin is not None:
         return dataclasses.replace(each, piece=twin.piece)
     finding = findings[source.sha256]
@@ -153,6 +158,11 @@ def _composer(name: str, metadata: Metadata | None) -> str:
 def _work(name: str, metadata: Metadata | None) -> str:
     families = metadata.families if metadata is not None else None
     return (families or {}).get(name) or folder_key(name)
+
+
+def _licence(name: str, metadata: Metadata | None) -> str:
+    licences = metadata.licences if metadata is not None else None
+    return (licences or {}).get(name, "")
 
 
 def _place(

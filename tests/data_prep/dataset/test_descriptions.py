@@ -176,6 +176,7 @@ def described(path: str, number: int) -> dict:
         "genre": [("jazz", "folk")[slow]],
         "instruments": ["piano", "flute"],
         "tempo": 60.0 + number,
+        "licence": ("CC0", "CC BY 4.0")[slow],
         "density": None,
     }
 
@@ -197,9 +198,12 @@ def music(tmp_path_factory) -> Path:
 
 def conditions_of(dataset: Path) -> dict[str, dict]:
     """Source -> what its record says."""
-    card = Card.load(dataset)
-    records = (Record.from_bytes(data) for split in card.splits.values() for data in shards.read(dataset, split.shards))
-    return {record.source: dict(record.conditions) for record in records}
+    return {record.source: dict(record.conditions) for record in records_of(dataset)}
+
+
+def records_of(dataset: Path) -> list[Record]:
+    splits = Card.load(dataset).splits.values()
+    return [Record.from_bytes(data) for split in splits for data in shards.read(dataset, split.shards)]
 
 
 def command(module: str, *flags) -> subprocess.CompletedProcess:
@@ -232,6 +236,8 @@ def test_the_command_says_what_of_the_descriptions_is_used(music, tmp_path):
             "tempo": row["tempo"],
         }
     assert found["Bach/8.mid"] == {"composer": "Bach"}
+    licences = {row["path"]: row["licence"] for row in rows[:8]} | {"Bach/8.mid": ""}
+    assert {record.source: record.licence for record in records_of(tmp_path / "ds")} == licences
 
     assert command("data_prep.midi", *flags[:1], f"--output={tmp_path / 'bare'}", *FLAGS).returncode == 0
     before = {path: path.read_bytes() for path in (tmp_path / "bare").iterdir()}
