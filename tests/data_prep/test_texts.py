@@ -181,8 +181,8 @@ def test_other_sources_need_no_wiki(tmp_path):
     assert code == 0, err
     made = [(each.get("path", ""), each["text"]) for each in lines(tmp_path / "new" / "out.jsonl")]
     assert made == [("", "A song about"), ("b.mid", "A slow waltz."), ("c.mid", "A fast jig.")]
-    reasons = [each["reason"] for each in lines(tmp_path / "new" / "out_missing.jsonl")]
-    assert reasons == ["no letters", "no text"]
+    reasons = [(each["reason"], each.get("path")) for each in lines(tmp_path / "new" / "out_missing.jsonl")]
+    assert reasons == [("no letters", "a.mid"), ("no text", None)]
     assert "3 texts in new/out.jsonl: 1 from fma, 2 from captions" in out
 
 
