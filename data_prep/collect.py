@@ -121,7 +121,9 @@ def _show(report: Report, args: argparse.Namespace, made: bool) -> None:
     if report.dropped:
         print(f"  {report.dropped:7} windows dropped: fewer than {args.min_notes} notes begin in them")
     if report.identical:
-        print(f'  {report.identical:7} have the bytes of another file, named in "identical_to"')
+        print(f"  {report.identical:7} have the bytes of another file; data_prep.midi keeps one of them")
+    if report.gone:
+        print(f"  {report.gone:7} files of earlier runs are gone; what was made of them is removed")
     for reason, count in report.skipped.most_common():
         print(f"  {count:7} left out: {reason}")
     if report.skipped:

@@ -5,7 +5,8 @@
 Captions by people come from --pairs and from the metadata. To these every piece gets captions made of its music: tempo,
 key, density, instruments, and composer, era and genre where they are sure. At least half of those do not name the key,
 and the same seed always makes the same ones. A tempo that the file does not mark (120, or what a tenth of a collection
-shares) is not told. Moods are those of captions by people, else a guess from mode, tempo and density where they agree.
+shares) is not told: it is null. Moods are those of captions by people, else a guess from mode, tempo and density where
+they agree.
 """
 
 from __future__ import annotations

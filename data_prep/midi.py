@@ -56,9 +56,13 @@ def main() -> int:
     if args.metadata:
         metadata = Metadata.read(args.metadata, args.input, args.path_column, args.composer_column, args.family_column)
     described = descriptions.read(args.descriptions, args.input) if args.descriptions else None
-    if described and (metadata is None or metadata.families is None):
-        families = descriptions.families(args.descriptions, args.input) or None
-        metadata = dataclasses.replace(metadata or Metadata(), families=families)
+    if described:
+        metadata = dataclasses.replace(
+            metadata or Metadata(), licences=descriptions.licences(args.descriptions, args.input)
+        )
+        if metadata.families is None:
+            families = descriptions.families(args.descriptions, args.input) or None
+            metadata = dataclasses.replace(metadata, families=families)
     workers = args.workers or pool.usable_cores()
     if args.runner == "beam":
         make_runner = _beam(args, workers)
@@ -159,7 +163,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--test", type=float, default=0.05, metavar="SHARE", help="of families, to test on (default %(default)s)")
     add("--seed", type=int, default=0, help="chooses which families those are (default %(default)s)")
-    add("--licence", default="", metavar="TEXT", help="licence of the music, kept in every record")
+    add(
+        "--licence",
+        default="",
+        metavar="TEXT",
+        help="licence of the music, kept in every record (default: what --descriptions says of each file)",
+    )
     return parser
 
 

@@ -2,10 +2,10 @@
 
     python -m data_prep.pair --metadata=midi_metadata.jsonl --texts=texts.jsonl --output=FOLDER
 
-Names are compared however they are spelt. A title by another artist is another song; where one side has no artist, a
-title counts less. A text that names a file ("path") goes to it. In FOLDER: automated_paired_data.json, the pairs;
-ambiguous.csv, files with several candidates or an unsure one, for a person to look at; unpaired.csv, files that have
-none, and why. To settle a file by hand, give its text a "path" and run again.
+A file gets every text that is about it. Names are compared however they are spelt. A title by another artist is another
+song; where one side has no artist, a title counts less. A text that names a file ("path") goes to it. In FOLDER:
+automated_paired_data.json, the pairs; ambiguous.csv, files with several candidates or an unsure one, for a person to
+look at; unpaired.csv, files that have none, and why. To settle a file by hand, give its text a "path" and run again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import io
 import json
 import os
 import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,32 +58,31 @@ def main() -> int:
 
 
 def find(files: Sequence[Row], texts: Sequence[Row], limits: Thresholds) -> list[Verdict]:
-    """Finds each file's text: the one that names its path (or its source's, for a window), else by its names."""
+    """Finds each file's texts: those that name its path (or its source's, for a window), else by its names."""
     from data_prep.words.pairing import Match, Song, Verdict, pair, seconds
 
     # The duration of a window, or at another tempo, is not the song's.
     durations = [not {"start", "original_tempo"} & row.keys() and row.get("duration") for row in files]
     songs = [Song(row["title"], row["artist"], seconds(each)) for row, each in zip(files, durations, strict=True)]
-    about, by_path = [], {}
+    about, by_path = [], defaultdict(list)
     trust = [_share(text.get("confidence")) for text in texts]
     for number, text in enumerate(texts):
         if path := text.get("path"):
             about.append(Song("", ""))  # It is about this file only: its names are not compared.
-            if path not in by_path or trust[number] > trust[by_path[path]]:
-                by_path[path] = number
+            by_path[path].append(Match(number, 100.0, 100.0, trust[number]))
         else:
             about.append(Song(_text(text, "title"), _text(text, "artist"), seconds(text.get("duration"))))
     verdicts = pair(songs, about, trust, limits)
     for i, row in enumerate(files):
-        number = by_path.get(row["path"], by_path.get(row.get("family")))
-        if number is not None:
-            verdicts[i] = Verdict(Match(number, 100.0, 100.0, trust[number]))
+        if named := by_path.get(row["path"]) or by_path.get(row.get("family")):
+            best, *others = sorted(named, key=lambda match: -match.confidence)
+            verdicts[i] = Verdict(best, others=tuple(others))
     return verdicts
 
 
 def _write(folder: Path, files: Sequence[Row], texts: Sequence[Row], verdicts: Sequence[Verdict]) -> None:
     ordered = sorted(zip(files, verdicts, strict=True), key=lambda item: item[0]["path"])
-    pairs = [_pair(row, texts[verdict.match.text], verdict.match) for row, verdict in ordered if verdict.match]
+    pairs = [_pair(row, texts[match.text], match) for row, verdict in ordered for match in verdict.matches]
     storage.write_text(folder / PAIRS, json.dumps(pairs, indent=1, ensure_ascii=False) + "\n")
     head = ["midi_path", "title", "artist", "why", "confidence", "title_score", "artist_score"]
     rows = [[*head, "text_title", "text_artist", "source", "url", "text"]]
@@ -127,18 +126,17 @@ def _check_files(files: Sequence[Row], metadata: str, folder: str) -> None:
 
 
 def _show(folder: Path, files: Sequence[Row], texts: Sequence[Row], verdicts: Sequence[Verdict]) -> None:
-    used = {verdict.match.text for verdict in verdicts if verdict.match}
-    print(
-        f"{len(files)} MIDI files, {len(texts)} texts: {sum(bool(v.match) for v in verdicts)} pairs in {folder / PAIRS}"
-    )
+    matches = [match.text for verdict in verdicts for match in verdict.matches]
+    paired = sum(bool(verdict.match) for verdict in verdicts)
+    print(f"{len(files)} MIDI files, {len(texts)} texts: {len(matches)} pairs of {paired} files in {folder / PAIRS}")
     for name, listed in ((AMBIGUOUS, True), (UNPAIRED, False)):
         reasons = Counter(v.why for v in verdicts if not v.match and bool(v.candidates) == listed)
         for why, count in reasons.most_common():
             print(f"  {count:7} left out: {why}")
         if reasons:
             print(f"          each in {folder / name}")
-    if len(used) < len(texts):
-        print(f"  {len(texts) - len(used):7} texts have no MIDI file")
+    if unused := len(texts) - len(set(matches)):
+        print(f"  {unused:7} texts are in no pair")
     paths = {row[field] for row in files for field in ("path", "family") if row.get(field)}
     if lost := [text["path"] for text in texts if text.get("path") and text["path"] not in paths]:
         print(f"  {len(lost):7} of them name a file that is not in the metadata, {lost[0]!r} first")
@@ -176,9 +174,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--texts", required=True, type=here, metavar="FILE", help="texts.jsonl, by data_prep.texts")
     add("--output", required=True, type=here, metavar="FOLDER", help="for the three files")
     add("--input", type=here, metavar="DIR", help="folder of the MIDI files, to make sure that they are still there")
-    score, positive = _between(0, 100), _between(0, float("inf"))
-    add("--min-title", type=score, default=85, metavar="SCORE", help="of 100 (default %(default)s)")
-    add("--min-artist", type=score, default=80, metavar="SCORE", help="of 100 (default %(default)s)")
+    positive = _between(0, float("inf"))
+    add("--min-title", type=_between(1, 100), default=85, metavar="SCORE", help="of 100 (default %(default)s)")
+    add("--min-artist", type=_between(0, 100), default=80, metavar="SCORE", help="of 100 (default %(default)s)")
     add(
         "--max-seconds",
         type=positive,

@@ -180,7 +180,7 @@ def _cleaned(found: Iterable[Text | Missing], max_words: int) -> Iterator[Text |
             yield (
                 dataclasses.replace(each, text=text)
                 if not reason
-                else Missing(each.source, each.title, each.artist, reason)
+                else Missing(each.source, each.title, each.artist, reason, path=each.path)
             )
         else:
             yield each

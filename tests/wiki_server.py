@@ -140,6 +140,9 @@ class WikiServer:
         assert question["action"] == "query"
         assert question["formatversion"] == "2"
         assert question["generator"] == "search"
+        if not question.get("gsrsearch"):
+            info = 'The "gsrsearch" parameter must be set.'
+            return {"error": {"code": "missingparam", "info": info, "docref": "…"}, "servedby": "mw1"}
         wanted = set(_words(question["gsrsearch"]))
         hits = [page for page in self.pages.values() if wanted <= set(_words(self._text(page)))]
         hits.sort(key=lambda page: -len(wanted & set(_words(page.title))))

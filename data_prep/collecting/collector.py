@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 from collections import Counter
@@ -20,6 +21,7 @@ from data_prep.table import Table
 
 METADATA, SKIPPED, MIDI = "midi_metadata.jsonl", "collect_skipped.jsonl", "midi"
 FOLDER = ".collect"
+TOO_LONG = "its name is too long for that of music made of it"
 # A row of the journal: name and stamp of a file, what was found in it as JSON.
 _COLUMNS = "name TEXT, stamp TEXT, found TEXT"
 
@@ -33,6 +35,7 @@ class Report:
       lines: written to the metadata, one a file or one a window.
       identical: files with the very bytes of one before them.
       dropped: windows with too few notes.
+      gone: files of an earlier run that are not in the folder any more.
       skipped: files without a line, by reason.
       layout: where titles and artists come from.
       unreadable: folders that could not be looked into.
@@ -42,6 +45,7 @@ class Report:
     lines: int
     identical: int
     dropped: int
+    gone: int
     skipped: Counter[str]
     layout: str
     unreadable: tuple[str, ...]
@@ -67,10 +71,11 @@ def collect(
     layout = Layout(folder, list(paths))
     # What the tables of the collection and --licence say is looked up at the end, and is not part of this.
     configuration = json.dumps([portrait.VERSION, dataclasses.asdict(making)])
-    _claim(output, configuration)
+    _claim(output, configuration, os.path.abspath(folder))
     journal = Table(output / FOLDER / "journal.sqlite", _COLUMNS, configuration)
     try:
         stamps = {name: _stamp(path) for name, path in paths.items()}
+        gone = sum(name not in stamps for name in journal)
         # Without the music that was made, what the journal keeps of it is worth nothing.
         _forget(output, journal, stamps if (output / MIDI).exists() or not making.changes else {})
         todo = {path: name for name, path in paths.items() if name not in journal}
@@ -84,13 +89,20 @@ def collect(
                 for (path, _), result in runs if todo else ():
                     name = todo[path]
                     if isinstance(result, Portrait) and result.sha256:
-                        journal.put(name, stamps[name], json.dumps(_keep(name, result, output), ensure_ascii=False))
+                        try:
+                            kept = _keep(name, result, output)
+                        except OSError as error:
+                            if error.errno != errno.ENAMETOOLONG:
+                                raise
+                            skipped.append({"path": name, "reason": TOO_LONG, "details": os.path.basename(name)})
+                        else:
+                            journal.put(name, stamps[name], json.dumps(kept, ensure_ascii=False))
                     else:  # Another time it might go well.
                         skipped.append({"path": name, "reason": result.reason, "details": result.details})
                     bar.update()
         finally:
             journal.commit()
-        return _write(output, journal, sorted(paths), layout, licence, skipped, found)
+        return _write(output, journal, sorted(paths), layout, licence, skipped, found, gone)
     finally:
         journal.close()
 
@@ -104,18 +116,35 @@ def _stamp(path: str) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def _claim(output: Path, configuration: str) -> None:
-    """Makes the folder for this `configuration`; raises UserError if it holds music of another or cannot be written."""
+def _claim(output: Path, configuration: str, folder: str) -> None:
+    """Makes the output folder for this input `folder` and `configuration`.
+
+    Raises UserError if it holds what was made of another folder, or music made with another configuration, or cannot
+    be written.
+    """
     mark = output / FOLDER / "making.json"
     try:
         mark.parent.mkdir(parents=True, exist_ok=True)
-        if (output / MIDI).exists() and (not mark.exists() or mark.read_text(encoding="utf-8") != configuration):
+        was = _made(mark)
+        if was and was["input"] != folder:
+            # Its music would be removed as that of files that are gone.
+            raise UserError(f"{str(output)!r} holds what was made of {was['input']!r}: name another --output")
+        if (output / MIDI).exists() and (not was or was["configuration"] != configuration):
             raise UserError(
                 f"{str(output / MIDI)!r} holds music made with other settings: delete it, or name another --output"
             )
-        mark.write_text(configuration, encoding="utf-8")
+        mark.write_text(json.dumps({"input": folder, "configuration": configuration}), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write to {str(output)!r}: {error.strerror}") from None
+
+
+def _made(mark: Path) -> dict[str, str] | None:
+    """Of what and how an output folder's content was made; None if that is not known."""
+    try:
+        made = json.loads(mark.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # ValueError: half written
+        return None
+    return made if isinstance(made, dict) else None
 
 
 def _forget(output: Path, journal: Table, stamps: Mapping[str, str]) -> None:
@@ -159,9 +188,10 @@ def _write(
     licence: str,
     skipped: list[dict[str, str]],
     found: files.Found,
+    gone: int,
 ) -> Report:
     """Writes both tables from the journal, and counts."""
-    lines, dropped, identical, first = 0, 0, 0, {}
+    lines, dropped, identical, seen = 0, 0, 0, set()
     with _whole(output / METADATA) as metadata, _whole(output / SKIPPED) as left_out:
         for name in names:
             row = journal.get(name, "found")
@@ -176,18 +206,16 @@ def _write(
             about = layout.line(name)
             if licence:
                 about["licence"] = licence
-            original = first.setdefault(entry["sha256"], name)
-            identical += original != name
+            identical += entry["sha256"] in seen
+            seen.add(entry["sha256"])
             for part in entry["parts"]:
                 line = {"path": name, "sha256": entry["sha256"]} | about | part
-                if original != name:
-                    line["identical_to"] = original
                 metadata.write(json.dumps(line, ensure_ascii=False) + "\n")
                 lines += 1
         for line in sorted(skipped, key=lambda each: each["path"]):
             left_out.write(json.dumps(line, ensure_ascii=False) + "\n")
     reasons = Counter(each["reason"] for each in skipped)
-    return Report(len(found.paths), lines, identical, dropped, reasons, str(layout), found.unreadable)
+    return Report(len(found.paths), lines, identical, dropped, gone, reasons, str(layout), found.unreadable)
 
 
 @contextlib.contextmanager

@@ -61,18 +61,18 @@ def decide(
 ) -> list[Outcome]:
     """The outcome of every file, those of the `old` ones included, sorted; raises TooLittle.
 
-    What is new and kept has its family, its split and what `descriptions` say of it, by source. What was decided before
-    stays, save for PASSING failures.
+    What is new and kept has its family, its split and what `descriptions` say of it, by source (see `told`). What was
+    decided before stays, save for PASSING failures.
     """
     settled = {(each.source, each.sha256): each for each in old if each.reason not in PASSING}
-    twins = {each.sha256: each for each in settled.values()}
+    seen = {each.sha256: each for each in settled.values()}
     pieces = [each for each in old if each.kept]
     first = {each.piece: each.source for each in pieces}
     skipped, duplicates, candidates = [], [], []
     for source in survey.sources:
         if (source.name, source.sha256) in settled:
             continue
-        each = _judge(source, twins.get(source.sha256), survey.findings, metadata)
+        each = _judge(source, seen.get(source.sha256), survey.findings, metadata)
         if each.reason:
             skipped.append(each)
         elif each.piece in first:
@@ -81,13 +81,17 @@ def decide(
             )
         else:
             first[each.piece] = each.source
-            candidates.append(dataclasses.replace(each, conditions=descriptions.get(each.source, {})))
+            candidates.append(each)
     if len(pieces) + len(candidates) < MIN_PIECES:
         reasons = Counter(each.reason for each in skipped) + Counter({DUPLICATE: len(duplicates)})
         listing = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         usable = f"{len(candidates) or 'none'} of {len(survey.sources)} MIDI files can be used"
         listing = f"; the others: {listing}" if listing else ""
         raise TooLittle(f"{usable}, at least {MIN_PIECES} are needed{listing}")
+    twins = copies(duplicates)
+    candidates = [
+        dataclasses.replace(each, conditions=told(each.source, twins[each.piece], descriptions)) for each in candidates
+    ]
     works = defaultdict(list)
     for each in (*old, *duplicates):
         works[each.piece].append(each.work)
@@ -106,13 +110,39 @@ def decide(
     return sorted(stay + decided)
 
 
+def copies(outcomes: Iterable[Outcome]) -> Mapping[str, Sequence[str]]:
+    """The sources of duplicates, by their piece."""
+    found = defaultdict(list)
+    for each in outcomes:
+        if each.outcome == DUPLICATE:
+            found[each.piece].append(each.source)
+    return found
+
+
+def told(
+    source: str, twins: Iterable[str], descriptions: Mapping[str, Mapping[str, ConditionValue]]
+) -> Mapping[str, ConditionValue]:
+    """What is said of a piece: its own description, and what people said of its `twins`, files of the same music."""
+    own = descriptions.get(source, {})
+    captions = list(own.get("text", ()))
+    for twin in sorted(twins):
+        theirs = descriptions.get(twin, {}).get("text", ())
+        captions += [each for each in theirs if each["human"] and each not in captions]
+    return {**own, "text": captions} if captions else own
+
+
 def _judge(source: Source, twin: Outcome | None, findings: Mapping[str, Finding], metadata: Metadata | None) -> Outcome:
     """What a new file is by itself, `twin` being an older one with the same bytes: skipped, or a piece."""
     each = Outcome(source.name, source.sha256, SKIPPED)
     for found in (source, twin or findings.get(source.sha256)):
         if found is not None and found.reason:
             return dataclasses.replace(each, reason=found.reason, details=found.details)
-    each = dataclasses.replace(each, composer=_composer(source.name, metadata), work=_work(source.name, metadata))
+    each = dataclasses.replace(
+        each,
+        composer=_composer(source.name, metadata),
+        work=_work(source.name, metadata),
+        licence=_licence(source.name, metadata),
+    )
     if twin is not None:
         return dataclasses.replace(each, piece=twin.piece)
     finding = findings[source.sha256]
@@ -128,6 +158,11 @@ def _composer(name: str, metadata: Metadata | None) -> str:
 def _work(name: str, metadata: Metadata | None) -> str:
     families = metadata.families if metadata is not None else None
     return (families or {}).get(name) or folder_key(name)
+
+
+def _licence(name: str, metadata: Metadata | None) -> str:
+    licences = metadata.licences if metadata is not None else None
+    return (licences or {}).get(name, "")
 
 
 def _place(

@@ -55,6 +55,12 @@ def families(file: str, folder: str) -> dict[str, str]:
     return {name: folder_key(each) or each for name, each in found.items() if isinstance(each, str) and each}
 
 
+def licences(file: str, folder: str) -> dict[str, str]:
+    """The licences of files' music, by a file's name, where `file`, one that `read` takes, tells them."""
+    found = {source_name(row["path"], folder): row.get("licence") for _, row in numbered_rows(file)}
+    return {name: each for name, each in found.items() if isinstance(each, str) and each}
+
+
 def _conditions(row: Mapping[str, Any]) -> dict[str, Any]:
     """The values that a line has; what is empty is not known."""
     line = {name: _checked(name, row[name], kind) for name, kind in KINDS.items() if row.get(name) is not None}

@@ -15,7 +15,7 @@ from data_prep.rows import read_rows, require_columns
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """Composers and families by a file's name (see files.Source.name), None where no column tells them.
+    """Composers, families and licences by a file's name (see files.Source.name), None where no column tells them.
 
     `names` are all that the table has a line for, None if there is no table.
     """
@@ -23,6 +23,7 @@ class Metadata:
     composers: Mapping[str, str] | None = None
     families: Mapping[str, str] | None = None
     names: frozenset[str] | None = None
+    licences: Mapping[str, str] | None = None
 
     @classmethod
     def read(

@@ -32,6 +32,7 @@ class Outcome:
       composer: as found, before rare ones are pooled.
       tokens: its length, after BPE.
       seconds: its length.
+      licence: of the file, where descriptions tell it.
       conditions: what else is known of it, as in Record.
     """
 
@@ -48,6 +49,7 @@ class Outcome:
     composer: str = ""
     tokens: int = 0
     seconds: float = 0.0
+    licence: str = ""
     conditions: Mapping[str, ConditionValue] = dataclasses.field(default_factory=dict, hash=False)
 
     @property

@@ -27,7 +27,7 @@ from amt_jax.tokens.symbolic import SymbolicTokenizer
 from data_prep import files
 from data_prep.dataset import composers, outcome, piece, shards, similarity
 from data_prep.dataset import descriptions as described
-from data_prep.dataset.decisions import Survey, TooLittle, decide
+from data_prep.dataset.decisions import Survey, TooLittle, copies, decide, told
 from data_prep.dataset.journal import Journal
 from data_prep.dataset.local import Local
 from data_prep.dataset.metadata import Metadata
@@ -141,6 +141,7 @@ def prepare(
     finally:
         journal.close()
     staging.remove()
+    twins = copies(outcomes)
     return Report(
         card=Card.load(dataset),
         outcomes=tuple(outcomes),
@@ -151,7 +152,8 @@ def prepare(
         undescribed=len(here - set(descriptions)) if descriptions else 0,
         strays=len(set(descriptions or ()) - here),
         outdated=sum(
-            each.kept and each.conditions != (descriptions or {}).get(each.source, each.conditions) for each in old
+            each.kept and told(each.source, twins[each.piece], descriptions or {}) not in ({}, each.conditions)
+            for each in old
         ),
         unreadable=found.unreadable,
     )
@@ -236,13 +238,13 @@ def _write(
     vocabulary = composers.bucket(pieces, known, settings.min_count, settings.count)
     composers.write(vocabulary, pieces, draft)
     outcome.write(outcomes, draft)
-    told = described.vocabularies(pieces, card.conditions if card else {}, settings.min_count)
+    labels = described.vocabularies(pieces, card.conditions if card else {}, settings.min_count)
     encoded = {name: card.conditions[name] for name in (TEXT, SEMANTIC) if card and name in card.conditions}
     skipped = Counter(each.reason or each.outcome for each in outcomes if not each.kept)
     Card(
         spec=tokenizer.spec,
         splits=splits,
-        conditions=({"composer": vocabulary} if vocabulary else {}) | told | encoded,
+        conditions=({"composer": vocabulary} if vocabulary else {}) | labels | encoded,
         preparation=settings.to_json(),
         skipped=dict(sorted(skipped.items())),
     ).save(draft)

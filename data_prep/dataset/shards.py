@@ -79,7 +79,8 @@ def write(
 ) -> None:
     """Writes a shard and its lengths into `draft` and its receipt into `work`, each whole or not at all.
 
-    `pieces` are those of `plan.rows`. The same plan gives the same bytes, so that it does no harm to write one twice.
+    `pieces` are those of `plan.rows`, `licence` is that of all of them; if empty, each has its own. The same plan gives
+    the same bytes, so that it does no harm to write one twice.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -91,7 +92,7 @@ def write(
     for index, (row, piece) in enumerate(zip(plan.rows, pieces, strict=True)):
         ids = tokenizer.merge(piece.ids)
         conditions = {"composer": row.composer, **row.conditions} if row.composer else row.conditions
-        record = Record(ids, conditions, row.piece, row.family, row.source, licence).to_bytes()
+        record = Record(ids, conditions, row.piece, row.family, row.source, licence or row.licence).to_bytes()
         writer.write(record)
         lengths[index] = len(ids)
         digests[index] = np.frombuffer(hashlib.sha256(record).digest(), np.uint8)

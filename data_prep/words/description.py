@@ -88,10 +88,12 @@ def describe(metadata: str, pairs: str | None, folder: str | None, output: Path,
     if folder is not None:
         lines = [line for line in lines if _complete(line, folder, skipped)]
     unmarked = unmarked_tempos(line["tempo"] for line in lines if line.get("tempo"))
+    composers = eras.among(line["artist"] for line in lines if line.get("artist"))
     described = []
     for line in tqdm(lines, desc="describing", unit="piece", delay=2):
         own = [*texts.get(line["path"], ()), *(texts.get(line["family"], ()) if line.get("family") else ())]
-        described.append(description(line, own, unmarked, count, seed, skipped))
+        composer = composers.get(line.get("artist") or "")
+        described.append(description(line, own, composer, unmarked, count, seed, skipped))
     beside = output.with_name(f"{output.stem}_skipped.jsonl")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +117,7 @@ def describe(metadata: str, pairs: str | None, folder: str | None, output: Path,
 def description(
     line: Mapping[str, Any],
     texts: Iterable[Mapping[str, Any]],
+    composer: eras.Composer | None,
     unmarked: frozenset[float],
     count: int,
     seed: int,
@@ -125,6 +128,7 @@ def description(
     Args:
       line: of midi_metadata.jsonl.
       texts: entries of automated_paired_data.json about it.
+      composer: of it, if it is one of eras.toml.
       unmarked: tempos that are not told.
       count: captions to make of its music.
       seed: chooses their words.
@@ -138,8 +142,7 @@ def description(
         elif caption not in told:
             told.append(caption)
             said += understood
-    composer = eras.find(line.get("artist") or "")
-    named = [name for entry in texts for name in _list(entry.get("genre"))]
+    named = [name for entry in texts for each in _list(entry.get("genre")) for name in each.split(", ") if name]
     genres = _path_genres(line, composer is not None)
     genres += [understanding.genre(name) or name.casefold() for name in named]
     genres += [value for each in said for value in each.values(GENRE)]
@@ -179,7 +182,7 @@ def description(
         "mood": moods or list(guessed),
         "mood_from": "words" if moods else "music",
         "instruments": list(facts.instruments),
-        "tempo": tempo,
+        "tempo": marked,
         "density": density,
         "valence": round(valence, 3),
         "arousal": round(arousal, 3),
@@ -276,14 +279,19 @@ def _cut(text: str, human: bool) -> tuple[Caption | None, list[understanding.Und
 def _path_genres(line: Mapping[str, Any], composer: bool) -> list[str]:
     """Genres where names are sure of them.
 
-    A folder or file name that is nothing but a genre and numbers ("Bossa Nova/", "jigs12.mid", "reelsa-c3.mid", a part
-    of an alphabet), and a form in a name ("Fugue_bwv_846") if the artist is a composer: a song may be called House.
+    A folder's name, and a file's name or title with a number, that is else nothing but a genre ("Bossa Nova/",
+    "jigs12.mid", "reelsa-c3.mid", a part of an alphabet), and a form in a name ("Fugue_bwv_846") if the artist is a
+    composer: a song may be called House.
     """
     found = []
-    for name in (*os.path.splitext(line["path"])[0].split("/"), line.get("title") or ""):
-        words = re.sub(r"[\d_\W]+$", "", name.casefold())
-        for form in (words, re.sub(r"(?<=\w)[a-z]-[a-z]$", "", words)):
-            found.append(understanding.genre(form))
+    # Of a window, the file that it was cut from: its number is the window's. "Carol.1.mid" is another Carol.
+    folders, file = line["path"].split("/")[:-1], os.path.basename(line.get("family") or line["path"])
+    names = [re.sub(r"\.\d+$", "", name) for name in (os.path.splitext(file)[0], line.get("title") or "")]
+    for name in (*folders, *names):
+        if name in folders or name[-1:].isdigit():
+            words = re.sub(r"[\d_\W]+$", "", name.casefold())
+            for form in (words, re.sub(r"(?<=\w)[a-z]-[a-z]$", "", words)):
+                found.append(understanding.genre(form))
         if composer:
             forms = map(understanding.genre, re.findall(r"[^\W\d_]+", name))
             found += filter(vocabulary.is_form, forms)

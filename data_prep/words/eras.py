@@ -7,6 +7,7 @@ import functools
 import re
 import tomllib
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -40,6 +41,20 @@ def find(artist: str) -> Composer | None:
         if all(any(name == word or (len(word) == 1 and name[0] == word) for name in left) for word in words[:-1]):
             return composer
     return None
+
+
+def among(artists: Iterable[str]) -> dict[str, Composer]:
+    """The composers among the artists of a collection, by the artists' names.
+
+    A surname alone ("Field") may be a band's: it is a composer's where most artists may be composers.
+    """
+    artists = set(artists)
+    found = {artist: composer for artist in artists if (composer := find(artist))}
+    return {
+        artist: composer
+        for artist, composer in found.items()
+        if len(_words(artist)) > 1 or 2 * len(found) > len(artists)
+    }
 
 
 @functools.cache

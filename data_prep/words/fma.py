@@ -34,7 +34,8 @@ def read(folder: str) -> Iterator[Text | Missing]:
     tracks, raw = os.path.join(folder, "tracks.csv"), os.path.join(folder, "raw_tracks.csv")
     if os.path.isfile(tracks):
         genres = os.path.join(folder, "genres.csv")
-        names = {row["genre_id"]: row["title"] for row in read_rows(genres)} if os.path.isfile(genres) else {}
+        rows = _checked(genres, ["genre_id", "title"]) if os.path.isfile(genres) else ()
+        names = {row["genre_id"]: row["title"] for row in rows}
         yield from _each(_joined(tracks), functools.partial(_track, names=names), "track.title", "artist.name")
     elif os.path.isfile(raw):
         yield from _each(_checked(raw, _RAW_COLUMNS), _raw_track, "track_title", "artist_name")
@@ -50,7 +51,7 @@ def _each(
         try:
             yield make(row)
         except (ValueError, SyntaxError, TypeError, KeyError) as error:
-            yield Missing("fma", row[title] or "", row[artist] or "", "unreadable row", str(error))
+            yield Missing("fma", row.get(title) or "", row.get(artist) or "", "unreadable row", str(error))
 
 
 def _track(row: Mapping[str, str], names: Mapping[str, str]) -> Text:

@@ -33,6 +33,10 @@ class NoAnswer(Exception):
     """A question that was not answered; says what came instead."""
 
 
+class Refused(Exception):
+    """A question that the wiki does not accept, now or later; says why."""
+
+
 class Wiki:
     """A MediaWiki API with a memory.
 
@@ -73,7 +77,7 @@ class Wiki:
         self.close()
 
     def pages(self, **question: str) -> list[dict[str, Any]]:
-        """The pages that action=query gives, whole, in the order of its generator; NoAnswer if it gave none.
+        """The pages that action=query gives, whole, in the order of its generator; NoAnswer or Refused if it gave none.
 
         A page's "aliases" are the titles that redirected to it.
         """
@@ -81,6 +85,8 @@ class Wiki:
         more: dict[str, Any] = {}
         for _ in range(MAX_CONTINUES):
             answer = self._ask({"action": "query", "format": "json", "formatversion": "2"} | question | more)
+            if error := answer.get("error"):
+                raise Refused(_said(error))
             query = answer.get("query", {})  # absent if nothing was found
             for page in query.get("pages", []):
                 pages.setdefault(page["title"], {"aliases": []}).update(page)
@@ -147,12 +153,13 @@ def _judge(response: requests.Response) -> dict[str, Any]:
     answer = response.json()
     if not isinstance(answer, dict):
         raise _Passing("an answer that is no JSON object")
-    if error := answer.get("error"):
-        said = f"{error.get('code')}: {error.get('info')}"
-        if str(error.get("code")).startswith(_PASSING):
-            raise _Passing(said)
-        raise NoAnswer(said)
+    if (error := answer.get("error")) and str(error.get("code")).startswith(_PASSING):
+        raise _Passing(_said(error))
     return answer
+
+
+def _said(error: dict[str, Any]) -> str:
+    return f"{error.get('code')}: {error.get('info')}"
 
 
 def _why(error: requests.RequestException) -> str:

@@ -20,12 +20,18 @@ def read(file: str) -> Iterator[Text | Missing]:
     if not rows:
         raise UserError(f"{file} has no rows")
     columns = dict.fromkeys(column for row in rows for column in row)
-    require_columns(file, columns, ["text"] if "path" in columns else ["title", "artist", "text"])
+    by_path = any("path" in column.casefold() for column in columns) and not {"title", "artist"} <= columns.keys()
+    try:
+        require_columns(file, columns, ["path", "text"] if by_path else ["title", "artist", "text"])
+    except UserError as error:
+        needs = "text, and path or title and artist, in small letters and (in a .csv) with commas between them"
+        raise UserError(f"{error}; it needs {needs}") from None
     for row in rows:
         try:
             yield _text(row)
         except ValueError as error:
-            yield Missing("captions", _string(row, "title"), _string(row, "artist"), "unreadable row", str(error))
+            about = (_string(row, name) for name in ("title", "artist"))
+            yield Missing("captions", *about, "unreadable row", str(error), _string(row, "path"))
 
 
 def _text(row: Mapping[str, Any]) -> Text:

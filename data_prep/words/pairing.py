@@ -33,7 +33,7 @@ class Song:
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """What makes a pair: scores 0..100, seconds that durations may differ, a confidence 0..1."""
+    """What makes a pair: scores (title 1..100, artist 0..100), seconds that durations may differ, a confidence 0..1."""
 
     title: float = 85
     artist: float = 80
@@ -63,6 +63,7 @@ class Verdict:
 
     Attributes:
       match: the partner, or None.
+      others: further texts about the same piece that fit too, the best first.
       why: why there is none, or why it is ambiguous.
       candidates: those that an ambiguous one has, the best first.
     """
@@ -70,6 +71,11 @@ class Verdict:
     match: Match | None
     why: str = ""
     candidates: tuple[Match, ...] = ()
+    others: tuple[Match, ...] = ()
+
+    @property
+    def matches(self) -> tuple[Match, ...]:
+        return (self.match, *self.others) if self.match else ()
 
 
 NO_TITLE = "no text has a title like it"
@@ -80,7 +86,7 @@ SEVERAL = "several texts fit as well"
 
 
 def pair(midis: Sequence[Song], texts: Sequence[Song], trust: Sequence[float], limits: Thresholds) -> list[Verdict]:
-    """Finds the text of each MIDI file; a text may serve several.
+    """Finds the texts of each MIDI file; a text may serve several.
 
     Args:
       trust: how sure it is that a text is about its own title, 0..1; no pair is surer.
@@ -152,7 +158,7 @@ def _decide(
         if apart > limits.seconds:
             why.add(OTHER_DURATION)
             continue
-        if apart <= limits.seconds:
+        if apart <= limits.seconds < math.inf:  # Where any durations do, they say nothing.
             confidence = (1 + confidence) / 2
         matches.append(Match(text, title, artist, round(min(confidence, trust[text]), 4)))
     if not matches:
@@ -164,7 +170,9 @@ def _decide(
         return Verdict(None, SEVERAL, tuple(close))
     if best.confidence < limits.confidence:
         return Verdict(None, UNSURE, tuple(close))
-    return Verdict(best)
+    fit = (each for each in matches[1:] if each.confidence >= limits.confidence)
+    same = tuple(each for each in fit if not _different(index.readings[best.text], index.readings[each.text]))
+    return Verdict(best, others=same)
 
 
 def _compare(

@@ -48,6 +48,7 @@ class Missing:
 
     Attributes:
       reason: one of few short phrases, for counting.
+      path: the MIDI file, where the source names one.
     """
 
     source: str
@@ -55,6 +56,9 @@ class Missing:
     artist: str
     reason: str
     details: str = ""
+    path: str = ""
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+        """One line; path only where it is known."""
+        fields = dataclasses.asdict(self).items()
+        return json.dumps({name: each for name, each in fields if each or name != "path"}, ensure_ascii=False)

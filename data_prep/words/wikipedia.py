@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from rapidfuzz import fuzz, process
 
-from data_prep.words.mediawiki import Wiki
+from data_prep.words.mediawiki import Refused, Wiki
 from data_prep.words.text import Missing, Text
 
 LICENCE = "CC BY-SA 4.0"  # Wikipedia's; other wikis have their own
@@ -46,25 +46,29 @@ def find(wiki: Wiki, artist: str, title: str) -> Text | Missing:
     """
     best, best_page = 0.0, None
     for search in searches(artist, title):
-        pages = wiki.pages(
-            generator="search",
-            gsrsearch=search,
-            gsrlimit=str(CANDIDATES),
-            prop="extracts|info|pageprops",
-            exintro="1",
-            explaintext="1",
-            exlimit="max",
-            inprop="url",
-            ppprop="disambiguation",
-            redirects="1",
-        )
+        try:
+            pages = wiki.pages(
+                generator="search",
+                gsrsearch=search,
+                gsrlimit=str(CANDIDATES),
+                prop="extracts|info|pageprops",
+                exintro="1",
+                explaintext="1",
+                exlimit="max",
+                inprop="url",
+                ppprop="disambiguation",
+                redirects="1",
+            )
+        except Refused as error:
+            return Missing("wikipedia", title, artist, "the wiki refuses the question", str(error))
         for page in pages:
             if (confidence := score(page, artist, title)) > best:
                 best, best_page = confidence, page
         if best >= MIN_CONFIDENCE:
             break
     if best_page is None:
-        return Missing("wikipedia", title, artist, "no page")
+        reason = "no page" if searches(artist, title) else "no letters or digits to search for"
+        return Missing("wikipedia", title, artist, reason)
     if best < MIN_CONFIDENCE:
         return Missing("wikipedia", title, artist, "no page is sure enough", f"{best_page['title']} ({best:.2f})")
     url = best_page["fullurl"]
@@ -81,8 +85,13 @@ def find(wiki: Wiki, artist: str, title: str) -> Text | Missing:
 
 
 def searches(artist: str, title: str) -> list[str]:
-    """What to search for, one after the other; no character that CirrusSearch takes for an operator."""
+    """What to search for, one after the other; no character that CirrusSearch takes for an operator.
+
+    Nothing for names without letters and digits, such as "!!!": a wiki refuses an empty search.
+    """
     plain = " ".join(re.findall(r"[\w'&]+", f"{artist} {_bare(title)}".replace("_", " ")))[:250]
+    if not re.search(r"\w", plain):
+        return []
     return [plain] if _WORK.search(_fold(title)) else [f"{plain} (song)", plain]
 
 

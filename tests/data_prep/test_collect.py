@@ -83,7 +83,7 @@ def test_a_folder_becomes_a_table(music, tmp_path):
         "time_signature": "3/4", "instruments": ["violin", "drums"], "notes": 90, "density": 3.0,
         "polyphony": "monophonic",
     }  # fmt: skip
-    assert second == first | {"path": "ABBA/Dancing Queen.mid", "identical_to": "ABBA/Dancing Queen.1.mid"}
+    assert second == first | {"path": "ABBA/Dancing Queen.mid"}
     assert (third["path"], third["title"], third["artist"]) == ("Ödön/Ének.midi", "Ének", "Ödön")
     skipped = {line["path"]: line["reason"] for line in lines(tmp_path / "out/collect_skipped.jsonl")}
     assert skipped == {
@@ -189,8 +189,16 @@ def test_a_later_run_does_what_is_new_and_forgets_what_is_gone(tmp_path):
     (music / "0.mid").unlink()
     write(tune(7, 30), music / "1.mid")  # shorter
     write(tune(8, 100), music / "3.mid")
-    assert run(*flags)[0] == 0
+    code, out, _ = run(*flags)
+    assert code == 0
+    assert "1 files of earlier runs are gone; what was made of them is removed" in out
     assert run(f"--input={music}", f"--output={tmp_path / 'fresh'}", "--window-seconds=20")[0] == 0
+    assert content(output) == content(tmp_path / "fresh")
+
+    write(tune(9, 100), tmp_path / "others/9.mid")
+    code, _, errors = run(f"--input={tmp_path / 'others'}", *flags[1:])
+    assert code == 2
+    assert f"holds what was made of {str(music)!r}: name another --output" in errors[0]
     assert content(output) == content(tmp_path / "fresh")
 
     code, _, errors = run(*flags, "--standardise-key")
@@ -202,6 +210,17 @@ def test_a_later_run_does_what_is_new_and_forgets_what_is_gone(tmp_path):
     (output / "midi").rmdir()
     assert run(*flags)[0] == 0
     assert content(output) == content(tmp_path / "fresh")
+
+
+def test_a_name_that_leaves_no_room_for_a_number_is_listed(tmp_path):
+    long = "x" * 250 + ".mid"
+    for name in (long, "short.mid"):
+        write(tune(1, 100), tmp_path / "in" / name)
+    code, _, errors = run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--window-seconds=20")
+    assert (code, errors) == (0, [])
+    assert {line["family"] for line in lines(tmp_path / "out/midi_metadata.jsonl")} == {"short.mid"}
+    (skipped,) = lines(tmp_path / "out/collect_skipped.jsonl")
+    assert (skipped["path"], skipped["reason"]) == (long, "its name is too long for that of music made of it")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from amt_jax.errors import UserError
 from amt_jax.music.classes import density_class, tempo_class
 from amt_jax.text.understanding import understand_all
 from amt_jax.text.vocabulary import GENRE, INSTRUMENT, MOOD
+from data_prep.dataset import descriptions
 from data_prep.words import eras
 from data_prep.words.captions import Facts, captions
 from data_prep.words.description import describe, unmarked_tempos
@@ -198,12 +199,39 @@ def test_texts_by_people_are_cut_to_what_is_about_music(tmp_path):
     assert report.skipped.total() == 2
 
 
+def test_several_genres_of_one_text_are_several(tmp_path):
+    entry = {"midi_path": "a.mid", "text": "Recorded in London.", "genre": "Rock, Indie-Rock, Shoegaze"}  # as pair does
+    _, (piece,), _ = run(tmp_path, [line("a.mid", artist="")], [entry])
+    assert piece["genre"] == ["rock", "indie", "shoegaze"]
+
+
+def test_titles_and_surnames_that_are_common_words_say_nothing(tmp_path):
+    songs = [
+        line("Chuck Berry/Carol.mid", artist="Chuck Berry"),
+        line("Chuck Berry/Carol.1.mid", artist="Chuck Berry", title="Carol.1"),
+        line("Chuck Berry/Carol_000.mid", artist="Chuck Berry", title="Carol", family="Chuck Berry/Carol.mid"),
+        line("ABBA/Jungle.mid", artist="ABBA"),
+        line("Field/Rag.mid", artist="Field"),
+        line("Someone/Waltz.mid", artist="John Field"),
+        line("Bossa Nova/One.mid", artist=""),
+        line("a/rags2.mid", artist=""),
+    ]
+    _, pieces, _ = run(tmp_path, songs)
+    assert {each["path"]: each["genre"] for each in pieces if each["genre"]} == {
+        "Bossa Nova/One.mid": ["bossa nova", "latin"],
+        "Someone/Waltz.mid": ["waltz", "romantic era", "classical"],
+        "a/rags2.mid": ["ragtime", "jazz"],
+    }
+    assert [each["path"] for each in pieces if "composer" in each] == ["Someone/Waltz.mid"]
+
+
 def test_a_tempo_that_a_file_does_not_mark_is_not_told(tmp_path):
     assert unmarked_tempos([90.0] * 99) == {120.0}
     assert unmarked_tempos([90.0] * 90 + [117.0] * 10) == {90.0, 117.0, 120.0}
     assert unmarked_tempos([90.0 + i for i in range(100)]) == {120.0}
     _, (piece,), _ = run(tmp_path, [line("a.mid", tempo=120.0, time_signature="4/4", artist="")], count=40)
-    assert piece["tempo"] == 120.0
+    assert piece["tempo"] is None
+    assert "tempo" not in descriptions.read(str(tmp_path / "out.jsonl"), str(tmp_path))["a.mid"]
     assert piece["mood"] == []
     for text in (caption["text"] for caption in piece["captions"]):
         assert not any(word in text for word in ("120", "BPM", "tempo", "pace", "4/4"))

@@ -124,6 +124,27 @@ def test_files(tmp_path):
     assert "6 pairs" in looser.stdout
 
 
+def test_a_file_gets_every_text_that_is_about_it(tmp_path):
+    files = [ABBA, {"path": "x.mid", "title": "", "artist": ""}]
+    texts = [
+        WORDS | {"confidence": 0.7},
+        WORDS | {"text": "A glam tune.", "source": "captions"},
+        WORDS | {"text": "Unsure.", "confidence": 0.3},
+        WORDS | {"text": "Another.", "artist": "Stonewall Jackson"},
+        {"path": "x.mid", "text": "A waltz.", "confidence": 0.5},
+        {"path": "x.mid", "text": "A slow waltz."},
+    ]
+    done = run(tmp_path, files, texts)
+    assert done.returncode == 0, done.stderr
+    pairs = json.loads((tmp_path / "out/automated_paired_data.json").read_text())
+    assert [(each["midi_path"], each["text"]) for each in pairs] == [
+        (ABBA["path"], "A glam tune."), (ABBA["path"], "Waterloo is a song."),
+        ("x.mid", "A slow waltz."), ("x.mid", "A waltz."),
+    ]  # fmt: skip
+    assert "4 pairs of 2 files" in done.stdout
+    assert "2 texts are in no pair" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("files", "texts", "flags", "message"),
     [
@@ -135,7 +156,8 @@ def test_files(tmp_path):
         ([], [WORDS], [], "midi_metadata.jsonl is empty"),
         ([ABBA], [WORDS], ["--input=."], "1 of 1 files in midi_metadata.jsonl are not in ., 'ABBA/Waterloo.mid' first"),
         ([ABBA], [WORDS], ["--input=nowhere"], "no folder 'nowhere'"),
-        ([ABBA], [WORDS], ["--min-title=101"], "--min-title: invalid 0 to 100 value"),
+        ([ABBA], [WORDS], ["--min-title=101"], "--min-title: invalid 1 to 100 value"),
+        ([ABBA], [WORDS], ["--min-title=0"], "--min-title: invalid 1 to 100 value"),
         ([ABBA], [WORDS], ["--texts=none.jsonl"], "cannot read 'none.jsonl'"),
     ],
 )
@@ -152,6 +174,17 @@ def test_a_duration_decides_between_artists():
     assert verdict.match.text == 1
     assert math.isnan(verdict.match.artist)
     assert verdict.match.confidence > 0.7
+
+
+def test_durations_that_may_be_any_are_no_evidence():
+    texts = [Song("The Power of Love", "Huey Lewis", 236)]
+    confidence = [
+        pair([Song("The Power of Love", "", 239)], texts, [1.0], Thresholds(title=1, seconds=seconds))[
+            0
+        ].match.confidence
+        for seconds in (5, math.inf)
+    ]
+    assert confidence == [0.85, 0.7]
 
 
 def test_texts_about_one_song_are_not_ambiguous():

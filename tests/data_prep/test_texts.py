@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,22 @@ def test_one_title_without_an_answer_is_listed_and_asked_for_again(server, metad
     assert "9 texts" in run(*flags, cwd=tmp_path)[1]
 
 
+def test_titles_that_cannot_be_asked_for_are_no_silence(server, metadata, tmp_path):
+    odd = [{"path": f"{name}.mid", "title": name, "artist": ""} for name in ("!!!", "...", "???", "---")]
+    metadata.write_text("".join(json.dumps(line) + "\n" for line in odd) + metadata.read_text())
+    server.faults = dict.fromkeys(range(1, 5), "badvalue")
+    for _ in range(2):
+        code, out, err = run(*wikipedia(server, metadata, tmp_path), cwd=tmp_path)
+        assert code == 0, err
+        assert "6 texts" in out
+        reasons = Counter(each["reason"] for each in lines(tmp_path / "texts_missing.jsonl"))
+        assert reasons["the wiki refuses the question"] == 4
+        assert reasons["no letters or digits to search for"] == 4
+        sent = len(server.requests)
+    assert "0 requests" in out
+    assert sent == len(set(server.questions()))
+
+
 def test_other_sources_need_no_wiki(tmp_path):
     (tmp_path / "captions.csv").write_text("path,text\nb.mid,A slow waltz.\na.mid,😀\nc.mid,A fast jig. And more.\n")
     (tmp_path / "fma").mkdir()
@@ -164,8 +181,8 @@ def test_other_sources_need_no_wiki(tmp_path):
     assert code == 0, err
     made = [(each.get("path", ""), each["text"]) for each in lines(tmp_path / "new" / "out.jsonl")]
     assert made == [("", "A song about"), ("b.mid", "A slow waltz."), ("c.mid", "A fast jig.")]
-    reasons = [each["reason"] for each in lines(tmp_path / "new" / "out_missing.jsonl")]
-    assert reasons == ["no letters", "no text"]
+    reasons = [(each["reason"], each.get("path")) for each in lines(tmp_path / "new" / "out_missing.jsonl")]
+    assert reasons == [("no letters", "a.mid"), ("no text", None)]
     assert "3 texts in new/out.jsonl: 1 from fma, 2 from captions" in out
 
 

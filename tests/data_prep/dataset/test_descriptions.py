@@ -183,6 +183,7 @@ def described(path: str, number: int) -> dict:
         "genre": [("jazz", "folk")[slow]],
         "instruments": ["piano", "flute"],
         "tempo": 60.0 + number,
+        "licence": ("CC0", "CC BY 4.0")[slow],
         "density": None,
     }
 
@@ -204,9 +205,12 @@ def music(tmp_path_factory) -> Path:
 
 def conditions_of(dataset: Path) -> dict[str, dict]:
     """Source -> what its record says."""
-    card = Card.load(dataset)
-    records = (Record.from_bytes(data) for split in card.splits.values() for data in shards.read(dataset, split.shards))
-    return {record.source: dict(record.conditions) for record in records}
+    return {record.source: dict(record.conditions) for record in records_of(dataset)}
+
+
+def records_of(dataset: Path) -> list[Record]:
+    splits = Card.load(dataset).splits.values()
+    return [Record.from_bytes(data) for split in splits for data in shards.read(dataset, split.shards)]
 
 
 def command(module: str, *flags) -> subprocess.CompletedProcess:
@@ -239,6 +243,8 @@ def test_the_command_says_what_of_the_descriptions_is_used(music, tmp_path):
             "tempo": row["tempo"],
         }
     assert found["Bach/8.mid"] == {"composer": "Bach"}
+    licences = {row["path"]: row["licence"] for row in rows[:8]} | {"Bach/8.mid": ""}
+    assert {record.source: record.licence for record in records_of(tmp_path / "ds")} == licences
 
     assert command("data_prep.midi", *flags[:1], f"--output={tmp_path / 'bare'}", *FLAGS).returncode == 0
     before = {path: path.read_bytes() for path in (tmp_path / "bare").iterdir()}
@@ -255,6 +261,24 @@ def test_instruments_are_told_to_a_tokenizer_that_has_them(music, tmp_path):
     card = prepare(str(music), tmp_path / "ds", multitrack, descriptions=table).card
     assert card.conditions["instruments"].values == ("flute", "piano")
     assert set(table["Bach/0.mid"]) == {"text", "genre", "tempo", "instruments"}
+
+
+def test_a_piece_keeps_what_people_said_of_its_copies(music, tmp_path):
+    shutil.copytree(music, tmp_path / "in")
+    for name in ("8 again.mid", "0 again.mid"):
+        shutil.copy(music / f"Bach/{name[0]}.mid", tmp_path / "in/Bach" / name)
+    rows = tables(described(f"Bach/{name}.mid", number) for name, number in (("0", 0), ("0 again", 3), ("8", 6)))
+    report = prepare(str(tmp_path / "in"), tmp_path / "ds", SETTINGS, descriptions=rows)
+    found = conditions_of(tmp_path / "ds")
+    own = rows["Bach/0 again.mid"]["text"]  # the first in sorted order
+    assert found["Bach/0 again.mid"]["text"] == [*own, rows["Bach/0.mid"]["text"][0]]
+    assert found["Bach/0 again.mid"]["genre"] == rows["Bach/0 again.mid"]["genre"]
+    assert found["Bach/8 again.mid"]["text"] == rows["Bach/8.mid"]["text"][:1]
+    assert report.outdated == 0
+    again = prepare(str(tmp_path / "in"), tmp_path / "ds", SETTINGS, descriptions=rows)
+    assert (again.changed, again.outdated) == (False, 0)
+    rows["Bach/0.mid"]["text"].append(caption("A new one.", human=True))
+    assert prepare(str(tmp_path / "in"), tmp_path / "ds", SETTINGS, descriptions=rows).outdated == 1
 
 
 def test_descriptions_of_other_files_are_refused(music, tmp_path):

@@ -91,6 +91,18 @@ def test_raw_tracks_csv(tmp_path):
     assert (missing.title, missing.reason) == ("Broken", "unreadable row")
 
 
+def test_rows_that_are_cut_short_are_listed(tmp_path):
+    write_tracks(tmp_path, [{"track.title": "Food", "artist.name": "AWOL", "track.information": "Loud."}])
+    with open(tmp_path / "tracks.csv", "a") as file:
+        file.write("3,,2008-11-26\n")
+    food, missing = read(str(tmp_path))
+    assert food.title == "Food"
+    assert (missing.title, missing.artist, missing.reason) == ("", "", "unreadable row")
+    (tmp_path / "genres.csv").write_text("id,title\n21,Hip-Hop\n")
+    with pytest.raises(UserError, match=r"genres.csv has no column 'genre_id'"):
+        list(read(str(tmp_path)))
+
+
 def test_another_folder_says_what_is_there(tmp_path):
     (tmp_path / "echonest.csv").write_text("")
     with pytest.raises(UserError, match=r"no tracks.csv.*echonest.csv"):

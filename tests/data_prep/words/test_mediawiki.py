@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from amt_jax.errors import UserError
-from data_prep.words.mediawiki import TRIES, NoAnswer, Wiki
+from data_prep.words.mediawiki import TRIES, NoAnswer, Refused, Wiki
 from tests.wiki_server import Page, WikiServer
 
 NAMES = ["Alpha", "Beta", "Gamma"]
@@ -24,7 +24,7 @@ def connect(server, tmp_path):
     opened = []
 
     def make(**changes):
-        fields = {"contact": "you@example.org", "delay": 0.02, "timeout": 0.3} | changes
+        fields = {"contact": "you@example.org", "delay": 0.02, "timeout": 10} | changes
         opened.append(Wiki(server.api, tmp_path / "answers.sqlite", **fields))
         return opened[-1]
 
@@ -44,7 +44,7 @@ FAULTS += ["internal_api_error_DBQueryError", "garbage", "list", "slow", "drop",
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_passing_fault_is_asked_again_and_not_remembered(server, connect, fault):
     server.faults = {0: fault, 1: fault}
-    wiki = connect()
+    wiki = connect(timeout=0.3 if fault == "slow" else 10)
     assert titles(wiki) == NAMES
     assert len(server.requests) == wiki.requests == 3
     assert len(set(server.questions())) == 1
@@ -144,9 +144,16 @@ def test_redirects_lead_to_pages_that_know_their_other_names(server, connect):
 
 def test_what_is_wrong_with_the_question_is_no_reason_to_repeat_it(server, connect):
     server.always = "badvalue"
-    with pytest.raises(NoAnswer, match="badvalue: Sorry"):
-        titles(connect())
+    wiki = connect()
+    for _ in range(2):
+        with pytest.raises(Refused, match="badvalue: Sorry"):
+            titles(wiki)
     assert len(server.requests) == 1
+    server.always = ""
+    for _ in range(2):
+        with pytest.raises(Refused, match="missingparam"):
+            titles(wiki, "")
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("status", ["403", "404"])

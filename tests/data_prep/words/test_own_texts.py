@@ -31,6 +31,7 @@ def test_json_lines_with_paths(tmp_path):
     assert isinstance(second, Missing)
     assert second.reason == "unreadable row"
     assert "fast" in second.details
+    assert json.loads(second.to_json())["path"] == "c.mid"
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,9 @@ def test_json_lines_with_paths(tmp_path):
         ("title,artist,txt\na,b,c\n", r"'text' \(did you mean 'txt'"),
         ("titel,artist,text\na,b,c\n", r"'title' \(did you mean 'titel'"),
         ("title,text\na,c\n", "no column 'artist'"),
+        ("Path,Text\na,c\n", r"no column 'path' \(did you mean 'Path'.*text, and path or title and artist, in small"),
+        ("path;text\na;c\n", r"no column 'path' \(did you mean 'path;text'.*with commas between them"),
+        ("Title,Artist,Text\na,b,c\n", r"no column 'title' \(did you mean 'Title'"),
         ("title,artist,text\n", "has no rows"),
         ('title,artist,text\n"a', "as csv in UTF-8"),
     ],

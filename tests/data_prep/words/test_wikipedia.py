@@ -89,6 +89,7 @@ def test_a_song_is_searched_for_as_a_song_first_and_a_work_is_not():
 
 def test_a_search_has_no_operators():
     assert searches("AC/DC", '-Who? Made*Who~ "x" insource:/a/ (live)')[1] == "AC DC Who Made Who x insource a"
+    assert searches("", "!!!") == searches("_", "&") == []
     assert len(searches("x" * 500, "y")[0]) < 300
 
 
