@@ -180,7 +180,8 @@ class Reader:
         wish = self.read(order.conditions[TEXT])
         said = {name: value for name, value in order.conditions.items() if name != TEXT}
         excluded = () if order.instruments else wish.excluded
-        wish = dataclasses.replace(wish, conditions=wish.conditions | said, excluded=excluded)
+        told = {name: value for name, value in wish.conditions.items() if name != INSTRUMENTS or not order.instruments}
+        wish = dataclasses.replace(wish, conditions=told | said, excluded=excluded)
         played = order.instruments
         if excluded:
             played = tuple(label for label in instruments.LABELS if label not in excluded)

@@ -98,6 +98,16 @@ def test_what_is_said_apart_from_the_text_counts_and_is_shown(reader):
     assert not any("kept out" in line for line in wish.lines())
 
 
+def test_instruments_named_apart_from_the_text_replace_its_own(folder, card):
+    known = card.conditions | {"instruments": Vocabulary("multi_label", ("piano",))}
+    reader = Reader(folder, dataclasses.replace(card, conditions=known), has_programs=True)
+    text = "a slow waltz for piano"
+    assert reader.fulfil(order(text))[0].conditions["instruments"] == ["piano"]
+    made, wish = reader.fulfil(order(text, instruments=("guitar", "bass")))  # the model was trained with neither
+    assert "instruments" not in made.conditions
+    assert "told to the model besides the text: genre waltz; tempo 71" in wish.lines()
+
+
 def test_a_text_that_says_nothing(reader):
     made, wish = reader.fulfil(order("zzz"))
     assert made.conditions == {"text": "zzz"}
