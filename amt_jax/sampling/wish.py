@@ -133,6 +133,8 @@ class Reader:
                 conditions[name] = values
         if found.tempo and "tempo" in self._card.conditions:
             conditions["tempo"] = found.bpm or float(vocabulary.tables()["tempo"][found.tempo]["bpm"])
+        if found.density and "density" in self._card.conditions:
+            conditions["density"] = float(vocabulary.tables()["density"][found.density]["notes"])
         if SEMANTIC in self._card.conditions:
             cluster = int(Clusters.load(self._folder).assign(pooled[None])[0])
             if cluster >= 0:

@@ -40,6 +40,7 @@ def card():
         "text": Vocabulary("text", width=4),
         "genre": Vocabulary("multi_label", ("jig", "waltz")),
         "tempo": Vocabulary("scalar", knots=(60.0, 180.0)),
+        "density": Vocabulary("scalar", knots=(2.0, 12.0)),
         "semantic": Vocabulary("categorical", ("0", "1", "2")),
     }
     return Card(TokenSpec("test", 1, 40, 0, 1, 2, {}), {}, conditions=conditions)
@@ -70,6 +71,11 @@ def test_words_for_a_tempo_are_told_as_one(reader, text, bpm):
     made, wish = reader.fulfil(order(text))
     assert made.conditions.get("tempo") == bpm
     assert (f"tempo {bpm}".removesuffix(".0") in str(wish.lines())) == (bpm is not None)
+
+
+@pytest.mark.parametrize(("text", "notes"), [("few notes", 3.0), ("dense", 11.0), ("not dense", None)])
+def test_words_for_a_density_are_told_as_one(reader, text, notes):
+    assert reader.read(text).conditions.get("density") == notes
 
 
 def test_a_text_longer_than_the_encoder_reads_is_said(reader, folder, card):
