@@ -142,6 +142,8 @@ def make(generator, orders, args) -> None:
     for text in dict.fromkeys(order.conditions.get("text") for order in orders):
         if text in generator.wishes:
             print("\n".join(generator.wishes[text].lines()), flush=True)
+    for negative in dict.fromkeys(order.negative for order in orders if order.negative):
+        print("\n".join(generator.reader.read(negative).lines_against()), flush=True)
     start, saved = time.perf_counter(), []
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left"
     with tqdm(total=1.0, desc=f"composing {number_of(orders, 'piece')}", bar_format=form) as bar:

@@ -121,6 +121,7 @@ def test_a_wish_by_the_real_command_and_its_replay(home, tmp_path):
         "tempo: 70 BPM",
         "told to the model besides the text: genre jazz; tempo 70",
         "kept out: drums",
+        'led away from: "folk music" (keywords: folk music)',
     ):
         assert line in made.stdout.splitlines()
     assert made.stdout.count("like the training text (") == 3

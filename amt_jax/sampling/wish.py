@@ -55,8 +55,7 @@ class Wish:
     def lines(self) -> list[str]:
         """For people."""
         found = self.understanding
-        text = found.text if len(found.text) <= SHOWN else f"{found.text[:SHOWN]} ..."
-        lines = [f'text: "{text}"', f"keywords: {', '.join(found.keywords) or 'none'}"]
+        lines = [f'text: "{_short(found.text)}"', f"keywords: {', '.join(found.keywords) or 'none'}"]
         for name, label in LABELS.items():
             named = [
                 f"{'no ' if each.negated else ''}{each.value} ({each.confidence:.2f})"
@@ -73,17 +72,7 @@ class Wish:
             "density": found.density,
         }
         lines += [f"{name}: {value}" for name, value in facts.items() if value]
-        if found.language not in ("en", ""):
-            lines.append(f"note: this seems to be in another language ({found.language}); only English is understood")
-        elif not self.norm:
-            lines.append("note: the model's text encoder knows none of these words; the music is not led by them")
-        if self.words_read < self.words:
-            lines.append(
-                f"note: the model's text encoder reads the first {self.words_read} of {self.words} words; the music is "
-                "not led by the others"
-            )
-        if self.unheard and self.norm:
-            lines.append(f"note: in no text that the model was trained with: {', '.join(self.unheard)}")
+        lines += self._notes("led by")
         lines += [f"like the training text ({likeness:.2f}): {text}" for text, likeness in self.nearest]
         told = {name: value for name, value in self.conditions.items() if name != SEMANTIC}
         if told:
@@ -95,6 +84,32 @@ class Wish:
         if self.excluded:
             lines.append(f"kept out: {', '.join(self.excluded)}")
         return lines
+
+    def lines_against(self) -> list[str]:
+        """For people, of a text that the music is led away from."""
+        keywords = ", ".join(self.understanding.keywords) or "none"
+        return [
+            f'led away from: "{_short(self.understanding.text)}" (keywords: {keywords})',
+            *self._notes("led away from"),
+        ]
+
+    def _notes(self, led: str) -> list[str]:
+        """What the model makes nothing of, by what it would else be: led by these words or led away from them."""
+        notes = []
+        if self.understanding.language not in ("en", ""):
+            notes.append(
+                f"note: this seems to be in another language ({self.understanding.language}); only English is understood"
+            )
+        elif not self.norm:
+            notes.append(f"note: the model's text encoder knows none of these words; the music is not {led} them")
+        if self.words_read < self.words:
+            notes.append(
+                f"note: the model's text encoder reads the first {self.words_read} of {self.words} words; the music is "
+                f"not {led} the others"
+            )
+        if self.unheard and self.norm:
+            notes.append(f"note: in no text that the model was trained with: {', '.join(self.unheard)}")
+        return notes
 
 
 class Reader:
@@ -188,6 +203,10 @@ class Reader:
         if excluded:
             played = tuple(label for label in instruments.LABELS if label not in excluded)
         return dataclasses.replace(order, conditions=wish.conditions | order.conditions, instruments=played), wish
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
 
 
 def _shown(value: Any) -> str:

@@ -94,6 +94,14 @@ def test_a_text_longer_than_the_encoder_reads_is_said(reader, folder, card):
     assert "reads the first" not in str(reader.read("sad").lines())
 
 
+def test_what_a_text_to_be_led_away_from_is_read_as(reader):
+    assert reader.read("calm waltz").lines_against() == ['led away from: "calm waltz" (keywords: calm, waltz)']
+    assert reader.read("zxcvb").lines_against() == [
+        'led away from: "zxcvb" (keywords: zxcvb)',
+        "note: the model's text encoder knows none of these words; the music is not led away from them",
+    ]
+
+
 def test_what_is_said_apart_from_the_text_counts_and_is_shown(reader):
     asked = order("a calm waltz without drums", genre=["jig"], semantic="2", instruments=("drums",))
     made, wish = reader.fulfil(asked)
