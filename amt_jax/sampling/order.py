@@ -130,14 +130,20 @@ def make_orders(card: Card, tokenizer: SymbolicTokenizer, values: Mapping[str, A
 def guided(orders: Sequence[Order], told: Set[str]) -> list[Order]:
     """The orders, each guided by those conditions that it asks for, of all that the model is told.
 
-    UserError if an order's guide names one that none of them asks for.
+    A model that is told of a text only its semantic token follows that as strongly as the text is to be. UserError if an order's guide names one that none of them asks for.
     """
+    if TEXT not in told and SEMANTIC in told:
+        orders = [dataclasses.replace(each, guide=_by_semantic(each.guide)) for each in orders]
     asked = {name for order in orders for name in order.conditions if name in told}
     for name in dict.fromkeys(name for order in orders for name in order.guide):
         if name not in asked:
             raise UserError(f"guide: nothing is asked of {near(name, sorted(asked), 'nothing is asked for')}")
     kept = ({name: scale for name, scale in order.guide.items() if name in order.conditions} for order in orders)
     return [dataclasses.replace(order, guide=guide) for order, guide in zip(orders, kept, strict=True)]
+
+
+def _by_semantic(guide: Mapping[str, float]) -> dict[str, float]:
+    return {SEMANTIC if name == TEXT and SEMANTIC not in guide else name: scale for name, scale in guide.items()}
 
 
 def read_batch(
