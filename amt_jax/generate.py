@@ -139,9 +139,9 @@ def make(generator, orders, args) -> None:
     """Generates, saves each batch as soon as it is made, and says what was made and how fast."""
     from tqdm import tqdm
 
-    for text in dict.fromkeys(order.conditions.get("text") for order in orders):
-        if text in generator.wishes:
-            print("\n".join(generator.wishes[text].lines()), flush=True)
+    for asked in dict.fromkeys(order.asked for order in orders):
+        if asked in generator.wishes:
+            print("\n".join(generator.wishes[asked].lines()), flush=True)
     for negative in dict.fromkeys(order.negative for order in orders if order.negative):
         print("\n".join(generator.reader.read(negative).lines_against()), flush=True)
     start, saved = time.perf_counter(), []

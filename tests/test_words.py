@@ -168,6 +168,15 @@ def test_a_text_file_of_wishes(compose, tmp_path):
     assert captured.out.count('text: "') == 2
 
 
+def test_a_batch_of_one_text_shows_all_that_is_told_with_it(compose, tmp_path):
+    lines = [{"text": "jazz", "tempo": tempo, "seed": seed} for tempo in (60, 90) for seed in (0, 1)]
+    (tmp_path / "wishes.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    code, captured, music = compose(f"--batch={tmp_path / 'wishes.jsonl'}")
+    assert code == 0, captured.err
+    assert len(music) == 4
+    assert re.findall("besides the text: (.*)", captured.out) == ["genre jazz; tempo 60", "genre jazz; tempo 90"]
+
+
 def test_a_model_of_semantic_tokens_reads_texts_for_theirs(compose, home):
     code, captured, music = compose(f"--text={WISH}", run="semantic")
     assert code == 0, captured.err

@@ -90,7 +90,7 @@ class Generator:
 
     Attributes:
       card: the run's, with only those conditions that the model was trained with.
-      wishes: what was understood of the texts of all orders so far.
+      wishes: what was understood of the texts of all orders so far, by `Order.asked`.
     """
 
     def __init__(self, run: RunFolder, step: str | int = "best", *, max_batch: int = 32, mesh: MeshConfig = ONE_DEVICE):
@@ -123,7 +123,7 @@ class Generator:
 
     def _fulfilled(self, orders: Sequence[Order]) -> list[Order]:
         found = [self.reader.fulfil(order) for order in orders]
-        self.wishes |= {order.conditions[TEXT]: wish for order, wish in found if wish}
+        self.wishes |= {order.asked: wish for order, wish in found if wish}
         return ordering.guided([order for order, _ in found], set(self.conditions.lengths))
 
     def generate(

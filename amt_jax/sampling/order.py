@@ -51,6 +51,11 @@ class Order:
     instruments: tuple[str, ...] = ()
 
     @property
+    def asked(self) -> str:
+        """The same for orders that ask for the same and differ in how it is sampled, guided or begun."""
+        return repr((sorted(self.conditions.items()), self.instruments))
+
+    @property
     def guides(self) -> list[tuple[list[str], float]]:
         """The groups of conditions and their scales, see request.Request; empty if one scale serves all."""
         if not self.guide:
