@@ -112,7 +112,10 @@ def main() -> None:
     if args.style_token is not None:
         asked["semantic"] = args.style_token
     if args.replay:
-        piece = generator.replay(args.replay)
+        if asked:
+            flags = ", ".join(f"--{'style_token' if name == 'semantic' else name}" for name in asked)
+            raise UserError(f"--replay makes a piece again as it was; leave out {flags}")
+        piece = generator.replay(args.replay.expanduser())
         deliver([(piece, save(piece, args))], args)
         if not same_platform(piece.recipe):
             print(
