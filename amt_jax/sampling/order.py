@@ -159,7 +159,7 @@ def read_batch(
     What a line does not say is as in `defaults`.
     """
     orders = []
-    for place, values in _lines(Path(path)):
+    for place, values in _lines(Path(path).expanduser()):
         try:
             orders += make_orders(card, tokenizer, {**defaults, **values})
         except UserError as error:
@@ -173,7 +173,7 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -208,7 +208,9 @@ def _asked(condition: str, vocabulary: Vocabulary, asked: Any) -> list[Any]:
     elif _is_value(vocabulary, str(asked)):
         names = [str(asked)]  # a name may hold a comma
     else:
-        names = str(asked).split(",")
+        names = [name for name in str(asked).split(",") if name.strip()]
+    if not names:
+        return [None]
     if vocabulary.kind == "multi_label":
         return [sorted({vocabulary.find(condition, name) for name in names})]
     if [name.strip().casefold() for name in names] == ["all"] and not _is_value(vocabulary, "all"):

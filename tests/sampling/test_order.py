@@ -38,6 +38,8 @@ def orders(tokenizer):
         ({"text": " \n"}, [{}]),
         ({"genre": "Jazz, folk"}, [{"genre": ["folk", "jazz"]}]),
         ({"genre": ["jazz"]}, [{"genre": ["jazz"]}]),
+        ({"genre": "jazz, "}, [{"genre": ["jazz"]}]),
+        ({"genre": ",", "composer": ", "}, [{}]),
         ({"genre": "r&b, soul"}, [{"genre": ["r&b, soul"]}]),
         ({"tempo": 90}, [{"tempo": 90.0}]),
         ({"tempo": "90.5"}, [{"tempo": 90.5}]),
