@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,11 +96,9 @@ class Wish:
 
     def _notes(self, led: str) -> list[str]:
         """What the model makes nothing of, by what it would else be: led by these words or led away from them."""
-        notes = []
-        if self.understanding.language not in ("en", ""):
-            notes.append(
-                f"note: this seems to be in another language ({self.understanding.language}); only English is understood"
-            )
+        notes, language = [], self.understanding.language
+        if language not in ("en", ""):
+            notes.append(f"note: this seems to be in another language ({language}); only English is understood")
         elif not self.norm:
             notes.append(f"note: the model's text encoder knows none of these words; the music is not {led} them")
         if self.words_read < self.words:
@@ -124,6 +123,7 @@ class Reader:
     def __init__(self, folder: Path, card: Card, has_programs: bool):
         self._folder, self._card, self._has_programs = folder, card, has_programs
         self._states: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._wishes: dict[str, Wish] = {}
 
     @functools.cached_property
     def encoder(self) -> Encoder:
@@ -139,6 +139,11 @@ class Reader:
 
     def read(self, text: str) -> Wish:
         """What the model and the person are told of a text."""
+        if text not in self._wishes:
+            self._wishes[text] = self._read(text)
+        return self._wishes[text]
+
+    def _read(self, text: str) -> Wish:
         found = understanding.understand(text)
         pooled = self.states(text)[1]
         conditions = {}
@@ -155,8 +160,8 @@ class Reader:
             if cluster >= 0:
                 conditions[SEMANTIC] = str(cluster)
         excluded = found.values(vocabulary.INSTRUMENT, negated=True) if self._has_programs else ()
-        named = dict.fromkeys(value for label in LABELS.values() for value in found.values(label))
-        unheard = tuple(value for value in named if value not in self._vocabulary)
+        named = dict.fromkeys((label, value) for label in LABELS.values() for value in found.values(label))
+        unheard = tuple(value for label, value in named if not self._has_word_for(label, value))
         return Wish(
             found,
             self._nearest(pooled),
@@ -176,10 +181,14 @@ class Reader:
         best = np.argsort(-likeness, kind="stable")[:NEAREST]
         return tuple((texts[i], float(likeness[i])) for i in best)
 
+    def _has_word_for(self, label: str, value: str) -> bool:
+        words = [re.escape(word) for word, meaning in vocabulary.forms()[label].items() if meaning == value]
+        return bool(re.search(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", self._vocabulary))
+
     @functools.cached_property
     def _vocabulary(self) -> str:
-        """All training texts in one."""
-        return "\n".join(self._trained_with[0]).casefold()
+        """All training texts in one, as vocabulary.toml spells words."""
+        return re.sub(r"(?<=\w)[-_](?=\w)", " ", "\n".join(self._trained_with[0]).casefold())
 
     @functools.cached_property
     def _trained_with(self) -> tuple[list[str], np.ndarray]:

@@ -94,6 +94,22 @@ def test_a_text_longer_than_the_encoder_reads_is_said(reader, folder, card):
     assert "reads the first" not in str(reader.read("sad").lines())
 
 
+@pytest.mark.parametrize(
+    ("text", "unheard"),
+    [
+        ("a waltz for bass", ("bass",)),  # training texts have a bassoon
+        ("a waltz for drums", ()),  # and a drum kit
+        ("a hip hop song for violin", ()),  # and hip-hop, and a fiddle
+        ("a calm tango for bassoon and tuba", ("tango", "tuba")),
+    ],
+)
+def test_what_no_training_text_has(folder, card, text, unheard):
+    texts = (*CAPTIONS[:2], "a song for bassoon and drum kit, Hip-Hop")
+    lines = [json.dumps(dataclasses.asdict(Caption(text, False, False, 1, 1))) for text in texts]
+    (folder / FILE).write_text("\n".join(lines) + "\n")
+    assert Reader(folder, card, has_programs=True).read(text).unheard == unheard
+
+
 def test_what_a_text_to_be_led_away_from_is_read_as(reader):
     assert reader.read("calm waltz").lines_against() == ['led away from: "calm waltz" (keywords: calm, waltz)']
     assert reader.read("zxcvb").lines_against() == [
