@@ -155,6 +155,8 @@ class Reader:
             conditions["tempo"] = found.bpm or float(vocabulary.tables()["tempo"][found.tempo]["bpm"])
         if found.density and "density" in self._card.conditions:
             conditions["density"] = float(vocabulary.tables()["density"][found.density]["notes"])
+        if len(composers := self._composers(found.wanted)) == 1:
+            conditions["composer"] = composers[0]
         if SEMANTIC in self._card.conditions:
             cluster = int(Clusters.load(self._folder).assign(pooled[None])[0])
             if cluster >= 0:
@@ -180,6 +182,15 @@ class Reader:
         likeness = vectors @ normalise(pooled[None])[0]
         best = np.argsort(-likeness, kind="stable")[:NEAREST]
         return tuple((texts[i], float(likeness[i])) for i in best)
+
+    def _composers(self, text: str) -> list[str]:
+        """Those that a text without hyphens names as the card spells them; initials would be found in any text."""
+        known = self._card.conditions["composer"].values if "composer" in self._card.conditions else ()
+        return [
+            name
+            for name in known
+            if len(name) > 2 and re.search(rf"(?<!\w){re.escape(name.replace('-', ' '))}(?!\w)", text)
+        ]
 
     def _has_word_for(self, label: str, value: str) -> bool:
         words = [re.escape(word) for word, meaning in vocabulary.forms()[label].items() if meaning == value]

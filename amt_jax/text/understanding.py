@@ -66,6 +66,7 @@ class Understanding:
 
     Attributes:
       text: cleaned: NFKC, no markup or addresses, single spaces.
+      wanted: the text without hyphens and without what its negations take back first.
       keywords: words of content in the order of the text, each once.
       entities: in the order of the text, a value once (and once negated).
       valence, arousal: -1..1, the mean of the moods weighted by confidence; 0 where none is named.
@@ -79,6 +80,7 @@ class Understanding:
     """
 
     text: str
+    wanted: str = ""
     keywords: tuple[str, ...] = ()
     entities: tuple[Entity, ...] = ()
     valence: float = 0.0
@@ -207,12 +209,13 @@ def _understand(text: str, doc: Doc, matcher: PhraseMatcher) -> Understanding:
             classes[label] = classes[label] or value
     # "no drums in A minor" is about drums: of keys and numbers a negation takes back what it names first.
     refused = {i for scope in scopes for i in itertools.takewhile(lambda i: i not in named, sorted(scope))}
-    asked = "".join(token.text_with_ws for token in doc if token.i not in refused)
-    key, mode = key_and_mode(asked)
-    bpm = next((float(match[1] or match[2]) for match in _BPM.finditer(asked)), None)
+    wanted = "".join(token.text_with_ws for token in doc if token.i not in refused)
+    key, mode = key_and_mode(wanted)
+    bpm = next((float(match[1] or match[2]) for match in _BPM.finditer(wanted)), None)
     valence, arousal = _emotion(entities.values())
     return Understanding(
         text=text,
+        wanted=wanted,
         keywords=_keywords(doc, spans),
         entities=tuple(entities.values()),
         valence=valence,

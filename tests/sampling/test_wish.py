@@ -38,6 +38,7 @@ def folder(tmp_path):
 def card():
     conditions = {
         "text": Vocabulary("text", width=4),
+        "composer": Vocabulary("categorical", ("A", "Bach", "Saint-Saens")),
         "genre": Vocabulary("multi_label", ("jig", "waltz")),
         "tempo": Vocabulary("scalar", knots=(60.0, 180.0)),
         "density": Vocabulary("scalar", knots=(2.0, 12.0)),
@@ -71,6 +72,20 @@ def test_words_for_a_tempo_are_told_as_one(reader, text, bpm):
     made, wish = reader.fulfil(order(text))
     assert made.conditions.get("tempo") == bpm
     assert (f"tempo {bpm}".removesuffix(".0") in str(wish.lines())) == (bpm is not None)
+
+
+@pytest.mark.parametrize(
+    ("text", "composer"),
+    [
+        ("A waltz in Bach's style", "Bach"),
+        ("a Saint-Saens waltz", "Saint-Saens"),
+        ("not like Bach", None),
+        ("Offenbach", None),
+        ("Bach or Saint-Saens", None),
+    ],
+)
+def test_the_one_composer_that_a_text_names_is_told(reader, text, composer):
+    assert reader.read(text).conditions.get("composer") == composer
 
 
 @pytest.mark.parametrize(("text", "notes"), [("few notes", 3.0), ("dense", 11.0), ("not dense", None)])
