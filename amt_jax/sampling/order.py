@@ -135,8 +135,8 @@ def make_orders(card: Card, tokenizer: SymbolicTokenizer, values: Mapping[str, A
 def guided(orders: Sequence[Order], told: Set[str]) -> list[Order]:
     """The orders, each guided by those conditions that it asks for, of all that the model is told.
 
-    A model that is told of a text only its semantic token follows that as strongly as the text is to be. UserError if an
-    order's guide names one that none of them asks for.
+    A model that is told of a text only its semantic token follows that as strongly as the text is to be. UserError if
+    an order's guide names one that none of them asks for.
     """
     if TEXT not in told and SEMANTIC in told:
         orders = [dataclasses.replace(each, guide=_by_semantic(each.guide)) for each in orders]
