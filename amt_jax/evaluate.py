@@ -5,6 +5,7 @@ from __future__ import annotations
 from amt_jax import storage
 from amt_jax.errors import Parser, UserError, run_command
 from amt_jax.parallel.peers import add_flags, connect
+from amt_jax.sampling.settings import WEIGHTS
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -30,6 +31,9 @@ def main(argv: list[str] | None = None) -> None:
         "--follow", type=int, default=32, help="captions to ask a model of texts for, 0 for none (default: %(default)s)"
     )
     parser.add_argument("--without_text", default="", metavar="RUN", help="compare with this model without texts then")
+    parser.add_argument(
+        "--weights", choices=WEIGHTS, default="auto", help="what to compute with, as in generate (default: %(default)s)"
+    )
     parser.add_argument(
         "--mesh", default="", help="devices that share the work: data=4, tensor=2 or fsdp=2 (default: one)"
     )

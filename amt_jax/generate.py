@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-import time
 from pathlib import Path
 
 from amt_jax import storage
 from amt_jax.errors import Parser, UserError, run_command
-from amt_jax.sampling.settings import GenerationSettings
+from amt_jax.sampling.settings import WEIGHTS, GenerationSettings
 
 SETTINGS = {field.name: field.default for field in dataclasses.fields(GenerationSettings)}
 WORDS = ("text", "negative", "guide", "genre", "mood", "tempo", "density")
@@ -79,6 +78,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pictures", action=argparse.BooleanOptionalAction, default=True, help="a piano roll of each")
     parser.add_argument("--max_batch", type=int, default=32, help="pieces made together (default 32)")
     parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default="auto",
+        help="compute in float32 or bfloat16, or with matrices of int8, which is faster on a CPU; "
+        "the music then is another (default auto: as it was trained)",
+    )
+    parser.add_argument(
         "--mesh",
         default="",
         help="devices that share the work: data=4 (pieces), tensor=2 or fsdp=2 (a large model); default: one",
@@ -104,7 +110,9 @@ def main() -> None:
         raise UserError("--profile goes with a wish or with --batch, not with --interactive or --replay")
     mesh = MeshConfig.parse(args.mesh)
     keep_compiled()
-    generator = Generator(RunFolder(args.run), args.checkpoint, max_batch=args.max_batch, mesh=mesh)
+    generator = Generator(
+        RunFolder(args.run), args.checkpoint, max_batch=args.max_batch, mesh=mesh, weights=args.weights
+    )
     names = ("composer", "count", "prompt", "prompt_beats", "prompt_tokens", "instruments", *WORDS, *SETTINGS)
     asked = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.text is not None and not args.text.strip():
@@ -147,20 +155,22 @@ def make(generator, orders, args) -> None:
             print("\n".join(generator.wishes[asked].lines()), flush=True)
     for negative in dict.fromkeys(order.negative for order in orders if order.negative):
         print("\n".join(generator.reader.read(negative).lines_against()), flush=True)
-    start, saved = time.perf_counter(), []
+    saved = []
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left"
     with tqdm(total=1.0, desc=f"composing {number_of(orders, 'piece')}", bar_format=form) as bar:
         for piece in generator.generate(orders, lambda share: bar.update(share - bar.n)):
             saved.append((piece, save(piece, args)))
-    seconds = time.perf_counter() - start
     deliver(saved, args)
     heard = generator.config.context_length // 2
     for name, length in {(order.prompt_name, len(order.prompt)): None for order in orders}:
         if length > heard:
             print(f"note: {name} has {length} tokens; the model heard the last {heard}")
-    tokens = sum(len(piece.ids) - piece.prompt_length for piece, _ in saved)
-    speed = f"{tokens} new tokens in {seconds:.1f} s ({tokens / seconds:.0f} tokens/s, compiling included)"
-    print(f"{number_of(saved, 'piece')}, {speed}")
+    speed = generator.sampler.speed
+    print(
+        f"{number_of(saved, 'piece')}, {speed.tokens} new tokens in {speed.seconds:.1f} s: "
+        f"{speed.tokens_per_second:.0f} tokens/s, {speed.real_time_factor:.1f} x real time, "
+        f"the first token after {speed.first_token:.2f} s; compiling took {speed.compiling:.1f} s more"
+    )
 
 
 def save(piece, args) -> Path:

@@ -1,9 +1,9 @@
 """Generation speed of configs/remi_composer.py's decoder against `transformers.generate` with its cache.
 
 The same sizes, prompt, number of new tokens and sampling (temperature 0.9, top-k 40, top-p 0.95) on both sides; ours
-runs the whole sampler with its grammar. On a CPU in float32; on a GPU in bfloat16, and transformers with its static
-cache and compiled step. Both stay loaded and take turns; compiling is shown apart. The floor is the time that a GPU's
-memory needs to hand over weights and filled cache once a token.
+runs the whole sampler with its grammar. On a CPU in float32, or ours with --weights; on a GPU in bfloat16, and
+transformers with its static cache and compiled step. Both stay loaded and take turns; compiling is shown apart. The
+floor is the time that a GPU's memory needs to hand over weights and filled cache once a token.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from amt_jax.errors import run_command
+from amt_jax.sampling.settings import WEIGHTS
 from bench.models import SIZES
 from bench.peer import compare, open_peer, take_turns, write_results
 from bench.train_speed import threads
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--batches", default="1,8", help="rows generated together (default: %(default)s)")
     parser.add_argument("--prompt", type=int, default=64, help="tokens of the prompt (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=448, help="new tokens (default: %(default)s)")
+    parser.add_argument("--weights", choices=WEIGHTS, default="auto", help="of our side (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("bench/results/generate_speed.json"))
     args = parser.parse_args()
@@ -37,7 +39,7 @@ def main() -> None:
     gpu = jax.default_backend() == "gpu"
     dtype = "bfloat16" if gpu else "float32"
     sizes, batches = SIZES["remi_composer"], [int(batch) for batch in args.batches.split(",")]
-    generate = our_generator(args.prompt, args.tokens, dtype, max(batches))
+    generate = our_generator(args.prompt, args.tokens, dtype, max(batches), args.weights)
     sampling = {"temperature": 0.9, "top_k": 40, "top_p": 0.95}
     rows = []
     with open_peer(args.peer, kind="generation", threads=threads(), context=8192, **sizes) as peer:
@@ -48,7 +50,7 @@ def main() -> None:
             sides |= {"peer": lambda a=ask: peer.ask(**a)["seconds"]} if peer else {}
             found = compare(**take_turns(sides, args.rounds))
             speed = batch * args.tokens / found["ours_seconds"]
-            row = {"batch": batch, "tokens": args.tokens, "dtype": dtype} | found
+            row = {"batch": batch, "tokens": args.tokens, "dtype": dtype, "weights": args.weights} | found
             row |= {"ours_tokens_s": speed, "compiling_s": first - found["ours_seconds"]}
             if gpu:
                 floor = bytes_a_step(batch, args.prompt + args.tokens / 2, sizes) / copy_speed()
@@ -85,25 +87,15 @@ def copy_speed() -> float:
     return 2 * x.nbytes / statistics.median(times[3:])
 
 
-def our_generator(prompt: int, tokens: int, dtype: str, max_batch: int):
+def our_generator(prompt: int, tokens: int, dtype: str, max_batch: int, weights: str):
     """A function: rows -> the seconds of generating them all."""
-    import jax
     import numpy as np
 
-    from amt_jax.model.params import init_params
     from amt_jax.sampling.request import Request
-    from amt_jax.sampling.sampler import Sampler
     from amt_jax.sampling.settings import GenerationSettings
-    from amt_jax.tokens.grammar import Grammar
-    from amt_jax.tokens.symbolic import SymbolicTokenizer
-    from bench.models import decoder
 
-    config = decoder(dtype=dtype, **SIZES["remi_composer"])
-    tokenizer = SymbolicTokenizer.create("remi")
-    params = jax.jit(functools.partial(init_params, config))(jax.random.key(0))
-    sampler = Sampler(config, params, tokenizer.spec, Grammar.create(tokenizer.spec, tokenizer.names),
-                      max_batch=max_batch)  # fmt: skip
-    ids = np.full(prompt - 1, tokenizer.names.index("Bar_None"), np.uint16)
+    sampler = our_sampler(dtype, max_batch, weights)
+    ids = np.full(prompt - 1, sampler.spec.ranges["Bar"][0], np.uint16)
 
     def run(batch: int) -> float:
         settings = [GenerationSettings(seed=seed, max_tokens=tokens, seconds=30_000) for seed in range(batch)]
@@ -113,6 +105,23 @@ def our_generator(prompt: int, tokens: int, dtype: str, max_batch: int):
         return time.perf_counter() - begin
 
     return run
+
+
+def our_sampler(dtype: str, max_batch: int, weights: str):
+    """configs/remi_composer.py's decoder, untrained."""
+    import jax
+
+    from amt_jax.model.params import init_params
+    from amt_jax.sampling.sampler import Sampler
+    from amt_jax.tokens.grammar import Grammar
+    from amt_jax.tokens.symbolic import SymbolicTokenizer
+    from bench.models import decoder
+
+    config = decoder(dtype=dtype, **SIZES["remi_composer"])
+    tokenizer = SymbolicTokenizer.create("remi")
+    params = jax.jit(functools.partial(init_params, config))(jax.random.key(0))
+    grammar = Grammar.create(tokenizer.spec, tokenizer.names)
+    return Sampler(config, params, tokenizer.spec, grammar, max_batch=max_batch, weights=weights)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def decoder(*, dtype: str = "float32", context_length: int = 8192, **sizes: int)
         qk_norm=False,
         bias=True,
         rope_theta=10_000.0,
-        remat=False,
+        remat="none",
         dtype=dtype,
         **sizes,
     )

@@ -30,7 +30,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.num_kv_heads = 12
     config.model.d_model = 768
     config.model.d_ff = 3072
-    config.model.remat = False
+    config.model.remat = "none"
 
     config.optimizer.learning_rate = 2e-4
     config.optimizer.warmup = 10_000 / config.steps  # a shorter run warms up in proportion

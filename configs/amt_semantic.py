@@ -32,7 +32,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.num_layers = 6
     config.model.d_model = 768
     config.model.d_ff = 1024
-    config.model.remat = False
+    config.model.remat = "none"
 
     config.conditions = ConfigDict({"semantic": config.conditions.semantic})
     config.optimizer.learning_rate = 1e-4

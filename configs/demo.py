@@ -31,7 +31,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.d_model = 128
     config.model.d_ff = 384
     config.model.dropout = 0.0
-    config.model.remat = False
+    config.model.remat = "none"
 
     config.optimizer.learning_rate = 4e-3
     config.optimizer.clip_norm = 1.0

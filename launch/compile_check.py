@@ -83,12 +83,11 @@ def check(
     devices = slice_devices(topology)
     import jax
 
-    from amt_jax.data.card import Vocabulary
-    from amt_jax.model.config import TransformerConfig
+    from amt_jax.data.card import Card, Vocabulary
     from amt_jax.parallel.mesh import make_mesh
     from amt_jax.tokens.symbolic import SymbolicTokenizer
     from amt_jax.train import load_config, override
-    from amt_jax.training.config import TrainConfig, condition_config
+    from amt_jax.training.config import TrainConfig, transformer_config
     from amt_jax.training.flops import executed_flops, model_flops
     from amt_jax.training.program import compile_step, make_program
     from amt_jax.training.summary import summary
@@ -100,14 +99,9 @@ def check(
     tokens = SymbolicTokenizer.create(tokenizer)
     spec = tokens.spec
     composers = Vocabulary("categorical", tuple(map(str, range(1, condition_size))))
-    model = TransformerConfig(
-        vocab_size=spec.vocab_size,
-        num_streams=spec.num_streams,
-        context_length=config.context,
-        conditions=(condition_config("composer", composers, config.conditions["composer"]),),
-        **dataclasses.asdict(config.model)
-        | {"dtype": "bfloat16" if config.model.dtype == "auto" else config.model.dtype},
-    )
+    if config.model.dtype == "auto":
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="bfloat16"))
+    model = transformer_config(config, Card(spec, {}, {"composer": composers}))
     mesh = make_mesh(config.mesh, config.batch_size, model, devices)
     program = make_program(config, model, spec, mesh, total_steps=10_000)
     programs = [
@@ -220,7 +214,7 @@ def figures(name: str, compiling) -> Figures:
             raise
         raise UserError(
             f"the {name} does not fit a chip's memory ({' '.join(str(error).split())[:300].rstrip('.')}); "
-            "divide more with --config.mesh.fsdp, or take fewer --rows, or --config.model.remat=True"
+            "divide more with --config.mesh.fsdp, or take fewer --rows, or --config.model.remat=full"
         ) from None
     seconds = time.perf_counter() - begin
     memory, totals = compiled.memory_analysis(), Program(compiled.as_text()).totals()

@@ -85,6 +85,22 @@ def make_run(write_dataset):
     return make
 
 
+@pytest.fixture
+def compiled():
+    """The names of the programs that this process compiles while a test runs, "jit(f)" for a function f."""
+    import jax
+
+    names = []
+
+    def note(event, seconds, fun_name="", **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
 @pytest.fixture(scope="session")
 def told():
     """A function: card -> its conditions, each as one vector."""

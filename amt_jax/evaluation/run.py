@@ -30,7 +30,6 @@ from amt_jax.evaluation.following import follow as follow_texts
 from amt_jax.evaluation.likelihood import evaluate_likelihood
 from amt_jax.evaluation.metrics import compare
 from amt_jax.evaluation.report import Piece, Report
-from amt_jax.model.params import fingerprint
 from amt_jax.music import midi
 from amt_jax.music.features import excerpt, features
 from amt_jax.music.render import AUDIO_FORMATS, piano_roll_png, save_audio
@@ -69,6 +68,7 @@ def evaluate_run(
     follow: int = 32,
     without_text: str = "",
     mesh: MeshConfig = ONE_DEVICE,
+    weights: str = "auto",
 ) -> Report:
     """Evaluates a run and writes the report, with the samples beside it, into `output`.
 
@@ -87,6 +87,7 @@ def evaluate_run(
       follow: captions of the split that a run trained with texts is asked to follow, in each way; 0 for none.
       without_text: run folder of a model without text, to compare with in that.
       mesh: the devices of a process that share its work.
+      weights: what to compute with, see `quantization.convert`.
     """
     settings = GenerationSettings(seconds=seconds, seed=seed)
     card, tokenizer = run.card, run.tokenizer
@@ -94,11 +95,11 @@ def evaluate_run(
     records = open_records(run, folder, split, named=bool(dataset))
     given = load_samples(samples) if samples else None
     devices = local_mesh(mesh, run.model_config)
-    generator = Generator(run, checkpoint, mesh=mesh)
+    generator = Generator(run, checkpoint, mesh=mesh, weights=weights)
     texts, other = [], None
     if follow and TEXT in generator.card.conditions:
         texts = choose(records, follow, seed)
-        other = Generator(RunFolder(without_text), mesh=mesh) if without_text else None
+        other = Generator(RunFolder(without_text), mesh=mesh, weights=weights) if without_text else None
     config, sampler, params = generator.config, generator.sampler, generator.sampler.params
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -151,7 +152,8 @@ def evaluate_run(
     about = {
         "run": str(run.path),
         "checkpoint": checkpoint,
-        "parameters sha256": fingerprint(params),
+        "parameters sha256": generator.checkpoint,
+        "weights": generator.weights,
         "dataset": str(folder),
         "split": f"{split}, {len(records):,} pieces, content {records.card.split(split).content[:16]}",
         "samples": samples or f"{len(given)} generated, {settings}",

@@ -23,7 +23,8 @@ class ModelConfig:
       qk_norm: RMS-normalise queries and keys a head (Henry et al. 2020).
       bias: biases in linear layers.
       rope_theta: base of the rotary frequencies.
-      remat: recompute each layer in the backward pass instead of keeping its activations.
+      remat: what the backward pass computes once more instead of keeping it: "none", all but products and attention
+        ("dots"), each layer as a whole ("full").
       dtype: compute type, "float32" or "bfloat16"; parameters are float32.
     """
 
@@ -38,7 +39,7 @@ class ModelConfig:
     qk_norm: bool
     bias: bool
     rope_theta: float
-    remat: bool
+    remat: str
     dtype: str
 
 
@@ -51,12 +52,14 @@ class TransformerConfig(ModelConfig):
       num_streams: K, token streams a time step.
       context_length: the longest window it is trained on, in tokens.
       conditions: the table of conditions.
+      quantized: whether kernels of linear layers are int8, see model.quantization; not for training.
     """
 
     vocab_size: int
     num_streams: int
     context_length: int
     conditions: tuple[ConditionConfig, ...] = ()
+    quantized: bool = False
 
     def __post_init__(self):
         if self.d_model % self.num_heads or (self.d_model // self.num_heads) % 2:
@@ -67,6 +70,8 @@ class TransformerConfig(ModelConfig):
             raise ValueError(f"norm is layernorm or rmsnorm, not {self.norm!r}")
         if self.activation not in ("gelu", "swiglu"):
             raise ValueError(f"activation is gelu or swiglu, not {self.activation!r}")
+        if self.remat not in ("none", "dots", "full"):
+            raise ValueError(f"remat is none, dots or full, not {self.remat!r}")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype is float32 or bfloat16, not {self.dtype!r}")
 

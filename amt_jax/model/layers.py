@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from amt_jax.model.attention import Attend, blockwise_attend, cached_attend, cross_attend, rotate
+from amt_jax.model.attention import KEPT, Attend, blockwise_attend, cached_attend, cross_attend, rotate
 from amt_jax.model.config import TransformerConfig
+from amt_jax.model.quantization import int8_product
 
 
 class Placement(NamedTuple):
@@ -34,15 +35,19 @@ ONE_DEVICE = Placement()
 
 
 class Linear(nnx.Module):
-    """x @ kernel + bias, the kernel stored [in, out]."""
+    """x @ kernel + bias, the kernel stored [in, out]; int8 with a scale a column where the config says so."""
 
     def __init__(self, d_in: int, d_out: int, axes: tuple[str, str], config: TransformerConfig, *, rngs: nnx.Rngs,
                  gain: float = 1.0):  # fmt: skip
         self.kernel = nnx.Param(gain * d_in**-0.5 * jax.random.normal(rngs.params(), (d_in, d_out)), axes=axes)
         self.bias = nnx.Param(jnp.zeros(d_out), axes=axes[1:]) if config.bias else None
+        self.scale = nnx.Param(jnp.ones(d_out), axes=axes[1:]) if config.quantized else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x @ self.kernel[...].astype(x.dtype)
+        if self.scale is None:
+            y = x @ self.kernel[...].astype(x.dtype)
+        else:
+            y = int8_product(x, self.kernel[...], self.scale[...])
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
@@ -186,6 +191,16 @@ class Layer(nnx.Module):
         if memory is not None:
             x = x + self.cross(self.cross_norm(x)[:, None], memory, visible)[:, 0]
         return placement.constrain(x + self.feed_forward(self.feed_forward_norm(x)), "batch"), cache
+
+
+def keep_dots(primitive, *args, **params) -> bool:
+    """The policy of `remat` "dots": products with kernels are kept, and attention's outputs and normalizers."""
+    policies = jax.checkpoint_policies
+    return (
+        policies.dots_with_no_batch_dims_saveable(primitive, *args, **params)
+        or policies.save_only_these_names(KEPT)(primitive, *args, **params)
+        or primitive.name == "dot_product_attention_fwd_wrapper"  # cuDNN's, which takes no name
+    )
 
 
 @jax.custom_vjp

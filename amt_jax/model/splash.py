@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
+from amt_jax.model.attention import KEPT
+
 MAX_BLOCK = 512  # MaxText's default on every chip
 LANES = 128  # of a vector register; a block's size is a multiple of it
 
@@ -32,6 +34,7 @@ def splash_attend(
     kernel = splash.make_splash_mha_single_device(
         splash.MultiHeadMask([splash.CausalMask((count * size,) * 2)] * num_heads),
         block_sizes=splash.BlockSizes(*[size] * 8),
+        residual_checkpoint_name=KEPT,
         interpret=interpret,
     )
     mixed = jax.vmap(kernel)(query, key, value, splash.SegmentIds(segments, segments))

@@ -17,7 +17,7 @@ from flax import nnx
 from amt_jax.model.attention import rotary_tables
 from amt_jax.model.conditioning import Conditioning, before_segments, of_segments
 from amt_jax.model.config import TransformerConfig
-from amt_jax.model.layers import ONE_DEVICE, Layer, Norm, Placement, dropout, look_up
+from amt_jax.model.layers import ONE_DEVICE, Layer, Norm, Placement, dropout, keep_dots, look_up
 
 
 class Remembered(NamedTuple):
@@ -27,11 +27,13 @@ class Remembered(NamedTuple):
       added: [B, D], to add to each token's embedding.
       memory: a (key, value) of [B, M, K, H] a layer.
       visible: [B, 1, M] bool, the sources that are there.
+      head: [K, D, V], see `Transformer.head`; whatever is asked.
     """
 
     added: jax.Array | None
     memory: list[tuple[jax.Array, jax.Array]] | None
     visible: jax.Array | None
+    head: jax.Array
 
 
 class Transformer(nnx.Module):
@@ -76,7 +78,7 @@ class Transformer(nnx.Module):
           [B, T, K, V] float32.
         """
         x, _ = self.hidden(tokens, positions, segments, conditions, lengths, dropout_key, placement)
-        return placement.constrain(self.logits(x, placement), "batch", "time")
+        return placement.constrain(self.logits(x, self.head(placement)), "batch", "time")
 
     def hidden(
         self, tokens, positions, segments, conditions, lengths=None, dropout_key=None, placement: Placement = ONE_DEVICE
@@ -105,7 +107,9 @@ class Transformer(nnx.Module):
             keys = list(jax.random.split(dropout_key, len(keys)))
         x = placement.constrain(dropout(x, self.config.dropout, keys[-1]), "batch", "time")
         rotary = rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
-        apply = nnx.remat(Layer.__call__, static_argnums=(6,)) if self.config.remat else Layer.__call__
+        apply = Layer.__call__
+        if self.config.remat != "none":
+            apply = nnx.remat(apply, static_argnums=(6,), policy=keep_dots if self.config.remat == "dots" else None)
         caches = []
         for layer, key in zip(self.layers, keys[:-1], strict=True):
             x, cache = apply(layer, x, rotary, segments, lengths, sources, placement, key)
@@ -114,12 +118,13 @@ class Transformer(nnx.Module):
 
     def remember(self, conditions, placement: Placement = ONE_DEVICE) -> Remembered:
         """What `step` needs to know of conditions, name -> [B, 1, L, W], once a piece."""
+        head = self.head(placement)
         asked = self.conditioning(conditions, placement.constrain)
         added = None if asked.added is None else asked.added[:, 0]
         if asked.sources is None:
-            return Remembered(added, None, None)
+            return Remembered(added, None, None, head)
         memory = [layer.cross.remember(asked.sources) for layer in self.layers]
-        return Remembered(added, memory, (asked.source_segments != 0)[:, None])
+        return Remembered(added, memory, (asked.source_segments != 0)[:, None], head)
 
     def step(self, tokens, positions, remembered: Remembered, cache, index, mask, placement: Placement = ONE_DEVICE):
         """One decoding step.
@@ -149,7 +154,7 @@ class Transformer(nnx.Module):
         for layer, layer_cache, memory in zip(self.layers, cache, memories, strict=True):
             x, layer_cache = layer.step(x, rotary, layer_cache, index, mask, memory, remembered.visible, placement)
             caches.append(layer_cache)
-        return self.logits(self.norm(x), placement), caches
+        return self.logits(self.norm(x), remembered.head), caches
 
     def embed(self, tokens: jax.Array, placement: Placement = ONE_DEVICE) -> jax.Array:
         """Sum of the streams' embeddings. [..., K] -> [..., D]."""
@@ -157,8 +162,11 @@ class Transformer(nnx.Module):
         table = placement.constrain(self.embedding[...].astype(self.config.dtype))
         return sum(look_up(table[stream], tokens[..., stream]) for stream in range(self.config.num_streams))
 
-    def logits(self, x: jax.Array, placement: Placement = ONE_DEVICE) -> jax.Array:
-        """Scaled products with the embeddings. [..., D] -> [..., K, V] float32."""
-        table = placement.constrain(self.embedding[...].astype(x.dtype))
-        products = jnp.einsum("...D,KVD->...KV", x, table, preferred_element_type=jnp.float32)
+    def head(self, placement: Placement = ONE_DEVICE) -> jax.Array:
+        """The embeddings as `logits` takes them, [K, D, V]; in a loop XLA's CPU compiler would turn them every time."""
+        return placement.constrain(self.embedding[...].astype(self.config.dtype)).swapaxes(1, 2)
+
+    def logits(self, x: jax.Array, head: jax.Array) -> jax.Array:
+        """Scaled products with the embeddings. [..., D], [K, D, V] -> [..., K, V] float32."""
+        products = jnp.einsum("...D,KDV->...KV", x, head, preferred_element_type=jnp.float32)
         return products * self.config.d_model**-0.5

@@ -72,7 +72,7 @@ def constrain(grammar: Grammar, clock: GrammarState, logits: jax.Array, limits: 
     excess = after.note_end - _end_tick(after, end_bar)
     # A prompt's notes may sound on.
     allowed &= (excess <= 0) | (excess <= clock.note_end[:, None] - _end_tick(clock, limits.end_bar)[:, None])
-    sounding, sounded, end = _end_seconds(after), _end_seconds(clock)[:, None], limits.end[:, None]
+    sounding, sounded, end = end_seconds(after), end_seconds(clock)[:, None], limits.end[:, None]
     allowed &= (sounding <= end) | ((sounded > end) & (after.note_end <= clock.note_end[:, None]))
     over = after.tick + after.position_ticks > _end_tick(after, end_bar)
     over |= after.seconds + after.position_ticks * after.tick_seconds > end
@@ -87,7 +87,7 @@ def constrain(grammar: Grammar, clock: GrammarState, logits: jax.Array, limits: 
     return jnp.where(is_eos, eos[:, None], kept)
 
 
-def _end_seconds(clock: GrammarState) -> jax.Array:
+def end_seconds(clock: GrammarState) -> jax.Array:
     """When the last note ends if the tempo stays."""
     return clock.seconds + (clock.note_end - clock.tick) * clock.tick_seconds
 

@@ -69,7 +69,7 @@ def prefill(graph, params, conditions, window, first, *, slots, mesh):
     lengths = jnp.stack([first, window.shape[1] - first], axis=1)  # padding before, the prompt after
     inputs = (jnp.repeat(x, branches, axis=0) for x in (window[..., None], positions, segments))
     hidden, layers = model.hidden(*inputs, conditions, jnp.repeat(lengths, branches, axis=0), placement=placement(mesh))
-    logits = model.logits(hidden[:, -1], placement(mesh))[:, 0]
+    logits = model.logits(hidden[:, -1], model.head(placement(mesh)))[:, 0]
     return cache.fill(layers, slots + model.config.prefix_slots, mesh), constrain(mesh, logits, "batch")
 
 

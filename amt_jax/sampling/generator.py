@@ -87,22 +87,33 @@ class Generator:
       step: which checkpoint: "best", "last" or a number.
       max_batch: pieces made together.
       mesh: the devices that share the work.
+      weights: what to compute with, see `quantization.convert`.
 
     Attributes:
       card: the run's, with only those conditions that the model was trained with.
+      config: of the network as it is computed with.
+      weights: what it is computed with.
       wishes: what was understood of the texts of all orders so far, by `Order.asked`.
     """
 
-    def __init__(self, run: RunFolder, step: str | int = "best", *, max_batch: int = 32, mesh: MeshConfig = ONE_DEVICE):
+    def __init__(
+        self,
+        run: RunFolder,
+        step: str | int = "best",
+        *,
+        max_batch: int = 32,
+        mesh: MeshConfig = ONE_DEVICE,
+        weights: str = "auto",
+    ):
         if max_batch < 1:
             raise UserError(f"max_batch is at least 1, not {max_batch}")
         card, self.tokenizer = run.card, run.tokenizer
         if self.tokenizer.spec != card.spec:
             raise UserError(f"run folder {run.path}: tokenizer.json and dataset.json do not belong together")
         devices = local_mesh(mesh, run.model_config)
-        self.config, params = run.load_model(step, devices)
+        config, params = run.load_model(step, devices)
         self.checkpoint = fingerprint(params)
-        lengths = {each.name: each.length for each in self.config.conditions}
+        lengths = {each.name: each.length for each in config.conditions}
         # Of all that its dataset tells of pieces, what this model was trained with. A text is also read for its token.
         known = {*lengths, *([TEXT] if SEMANTIC in lengths else [])}
         conditions = {name: each for name, each in card.conditions.items() if name in known}
@@ -111,7 +122,11 @@ class Generator:
         self.wishes: dict[str, Wish] = {}
         self.reader = Reader(run.text_path, self.card, "Program" in self.card.spec.ranges)
         grammar = Grammar.create(self.card.spec, self.tokenizer.names)
-        self.sampler = Sampler(self.config, params, self.card.spec, grammar, max_batch=max_batch, mesh=devices)
+        self.sampler = Sampler(
+            config, params, self.card.spec, grammar, max_batch=max_batch, mesh=devices, weights=weights
+        )
+        self.config = self.sampler.config
+        self.weights = "int8" if self.config.quantized else self.config.dtype
 
     def orders(self, values: Mapping[str, Any]) -> list[Order]:
         """Orders for this run; see `order.make_orders` and, for those with a text, `wish.Reader.fulfil`."""
@@ -136,6 +151,7 @@ class Generator:
                 "amt_jax": __version__,
                 "name": order.name,
                 "checkpoint": self.checkpoint,
+                "weights": self.weights,
                 "settings": dataclasses.asdict(order.settings),
                 "conditions": dict(order.conditions),
                 "guide": dict(order.guide),
@@ -152,14 +168,14 @@ class Generator:
     def replay(self, path: Path) -> Piece:
         """Makes the piece of a generated MIDI file again, exactly so on the same platform.
 
-        UserError if the file carries no recipe or another checkpoint made it.
+        UserError if the file carries no recipe, or another checkpoint or other weights made it.
         """
         try:
             recipe = json.loads(midi.read_text(path) or "")
             settings = GenerationSettings(**recipe["settings"])
             bucket, row = Bucket(**recipe["bucket"]), int(recipe["row"])
             prompt = np.frombuffer(zlib.decompress(base64.b64decode(recipe["prompt"])), "<u2").astype(np.uint16)
-            checkpoint = recipe["checkpoint"]
+            checkpoint, weights = recipe["checkpoint"], recipe["weights"]
             order = Order(
                 settings,
                 dict(recipe["conditions"]),
@@ -178,6 +194,8 @@ class Generator:
                 f"cannot replay {path}: checkpoint {checkpoint[:12]} made it, this is {self.checkpoint[:12]}; "
                 "name the right --run and --checkpoint"
             )
+        if weights != self.weights:
+            raise UserError(f"cannot replay {path}: it was made with --weights={weights}, this is {self.weights}")
         request = self._request(order)
         return self._piece(recipe, request, self.sampler.replay(request, bucket, row))
 

@@ -79,8 +79,10 @@ class Result:
       ids: new token ids without EOS. [T] uint16
       bucket: the batch it was made in.
       row: its row there.
+      seconds: of new music, to the end of its last note.
     """
 
     ids: np.ndarray
     bucket: Bucket
     row: int
+    seconds: float

@@ -8,7 +8,7 @@ the prompt of the next, with positions from zero, just as training windows begin
 
 from __future__ import annotations
 
-import functools
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -19,12 +19,14 @@ from jax.sharding import Mesh
 from amt_jax.errors import UserError
 from amt_jax.model.config import TransformerConfig
 from amt_jax.model.params import abstract_model
+from amt_jax.model.quantization import convert
 from amt_jax.parallel.mesh import one_device, parameter_shardings, sharding
 from amt_jax.sampling import cache, constraints
 from amt_jax.sampling.constraints import Limits
 from amt_jax.sampling.decode import DecodeState, Plan, decode, prefill, shardings
 from amt_jax.sampling.filters import Controls
 from amt_jax.sampling.request import Bucket, Request, Result
+from amt_jax.sampling.speed import Speed, compile_seconds
 from amt_jax.tokens.grammar import DRUMS, MAX_POLYPHONY, Grammar, GrammarState
 from amt_jax.tokens.spec import TokenSpec
 
@@ -43,6 +45,11 @@ class Sampler:
       grammar: which token may follow which.
       max_batch: rows decoded together.
       mesh: the devices that share the work, this process's first if not given.
+      weights: what to compute with, see `quantization.convert`.
+
+    Attributes:
+      config, params: of what it computes with.
+      speed: of the results that the latest `generate` has made so far; None before.
     """
 
     def __init__(
@@ -54,19 +61,20 @@ class Sampler:
         *,
         max_batch: int = 32,
         mesh: Mesh | None = None,
+        weights: str = "auto",
     ):
         if config.num_streams != 1:
             raise ValueError("the sampler decodes one token stream")
-        self.config, self.spec, self.max_batch = config, spec, max_batch
+        self.spec, self.max_batch = spec, max_batch
+        self.config, params = convert(config, params, weights)
         self.mesh = one_device() if mesh is None else mesh
         self._groups = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        model = abstract_model(config)
-        # In the type that products take anyway; vectors (norms, biases) stay as they are.
-        params = jax.tree.map(lambda x: x.astype(config.dtype) if x.ndim > 1 else x, params)
+        model = abstract_model(self.config)
         # Whatever the programs take is committed to devices, as what they return is: otherwise each is compiled twice.
         self.params = jax.device_put(params, parameter_shardings(self.mesh, model.axes))
         self.graph = model.graph
         self.grammar = grammar
+        self.speed: Speed | None = None
 
     def generate(
         self, requests: Sequence[Request], progress: Callable[[float], None] = lambda share: None
@@ -80,12 +88,26 @@ class Sampler:
         Yields:
           One result a request, in order.
         """
-        batches = -(-len(requests) // self.max_batch)
+        batches, ends, speed = -(-len(requests) // self.max_batch), [], Speed(0, 0, 0, 0, 0)
         # Batches of nearly one size share their programs.
         for rows in np.array_split(np.arange(len(requests)), batches) if batches else ():
             chunk = requests[rows[0] : rows[-1] + 1]
-            report = functools.partial(_report, progress, int(rows[0]), len(rows), len(requests))
-            yield from self._generate_batch(chunk, self.bucket(chunk), report)
+            begin, compiled = time.perf_counter(), compile_seconds()
+
+            def report(share: float, rows=rows, begin=begin - compiled) -> None:
+                ends.append(time.perf_counter() - compile_seconds() - begin)
+                progress((rows[0] + share * len(rows)) / len(requests))
+
+            results = self._generate_batch(chunk, self.bucket(chunk), report)
+            compiling = compile_seconds() - compiled
+            self.speed = speed = Speed(
+                first_token=ends[0],
+                seconds=speed.seconds + time.perf_counter() - begin - compiling,
+                compiling=speed.compiling + compiling,
+                tokens=speed.tokens + sum(len(result.ids) for result in results),
+                music=speed.music + sum(result.seconds for result in results),
+            )
+            yield from results
 
     def replay(self, request: Request, bucket: Bucket, row: int) -> Result:
         """Makes one piece again as it was made in a batch: in the same bucket and row, whoever its neighbours were."""
@@ -146,7 +168,7 @@ class Sampler:
         state = self._open_window(state, plan, bucket.width, max(min(SMALLEST_WINDOW, whole), 2 * bucket.width))
         count = 0
         while True:
-            stop = min(count + STEPS_A_DISPATCH, bucket.budget)
+            stop = min(count + STEPS_A_DISPATCH, bucket.budget) if count else 1  # the first one is waited for
             state = decode(
                 self.graph, self.params, plan, state, jnp.int32(stop),
                 grammar=self.grammar, candidates=bucket.candidates, pad=self.spec.pad, mesh=self.mesh,
@@ -163,8 +185,9 @@ class Sampler:
                 window = jnp.pad(state.window, ((0, 0), (0, slots - int(index))))
                 grown = cache.grow(state.cache, slots + self.config.prefix_slots)
                 state = state._replace(cache=grown, window=window)
-        output = jax.device_get(state.output)[: len(requests), : int(count)]
-        return [Result(self._strip(ids), bucket, row) for row, ids in enumerate(output)]
+        output, clock, begin = jax.device_get((state.output, state.clock, plan.limits.begin))
+        output, seconds = output[: len(requests), : int(count)], np.maximum(constraints.end_seconds(clock) - begin, 0)
+        return [Result(self._strip(ids), bucket, row, float(seconds[row])) for row, ids in enumerate(output)]
 
     def _clock(self, requests: Sequence[Request], bucket: Bucket) -> GrammarState:
         """The clocks after the prompts, with the limits of what is new."""
@@ -244,10 +267,6 @@ class Sampler:
     def _strip(self, ids: np.ndarray) -> np.ndarray:
         """A row of output up to its EOS, without what stands after it."""
         return ids[~np.isin(ids, (self.spec.eos, self.spec.pad))].astype(np.uint16)
-
-
-def _report(progress, start: int, rows: int, total: int, share: float) -> None:
-    progress((start + share * rows) / total)
 
 
 def _power_of_two(n: int) -> int:

@@ -8,6 +8,8 @@ from typing import Any
 from amt_jax.errors import UserError
 from amt_jax.tokens.grammar import MAX_POLYPHONY
 
+WEIGHTS = ("auto", "float32", "bfloat16", "int8")  # what a network may be computed with, see model.quantization
+
 
 def _field(default: Any, low: float | None, high: float | None, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"low": low, "high": high, "help": help})

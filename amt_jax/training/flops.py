@@ -50,20 +50,21 @@ def executed_flops(config: TransformerConfig, rows: int, *, splash: bool = False
     """What a training step of `rows` rows does compute with blockwise attention, or with splash attention.
 
     Beyond `model_flops`: the masked pairs in the blocks along the diagonal, scores once more in the backward pass, the
-    gradient of embeddings looked up, which is a product too, and under `remat` a layer's forward pass but for its last
-    product, which nothing needs twice.
+    gradient of embeddings looked up, which is a product too, and under the `remat` "full" a layer's forward pass but
+    for its last product, which nothing needs twice.
     """
     sizes = kernel_sizes(config)
     embedding, down = sizes.pop("embedding"), sizes["down"]
-    layer = 3 * sum(sizes.values()) + (sum(sizes.values()) - down if config.remat else 0)
+    again = config.remat == "full"
+    layer = 3 * sum(sizes.values()) + (sum(sizes.values()) - down if again else 0)
     dense = 2 * rows * config.context_length * (config.num_layers * layer + 4 * embedding)
-    # Forwards scores and values; backwards scores, gradients of weights, queries, keys and values. Recomputed under
-    # remat, the values are new and the scores serve the backward pass too.
-    products, pairs = 8 if config.remat else 7, blockwise_pairs(config.context_length)
+    # Forwards scores and values; backwards scores, gradients of weights, queries, keys and values. Recomputed, the
+    # values are new and the scores serve the backward pass too.
+    products, pairs = 8 if again else 7, blockwise_pairs(config.context_length)
     if splash:
         # One backward kernel for queries, one for keys and values: both compute scores and gradients of weights. The
         # forward kernel is recomputed whole.
-        products, pairs = 11 if config.remat else 9, splash_pairs(config.context_length)
+        products, pairs = 11 if again else 9, splash_pairs(config.context_length)
     return dense + config.num_layers * _attention(config, rows, pairs, products)
 
 

@@ -30,7 +30,7 @@ from amt_jax.training.config import TrainConfig, transformer_config
 if TYPE_CHECKING:
     from amt_jax.tokens.symbolic import SymbolicTokenizer
 
-VERSION = 3  # 1 had the columns of queries, keys and values in another order
+VERSION = 4  # 1 had the columns of queries, keys and values in another order, 3 a yes or no for model.remat
 TOKENIZER = "tokenizer.json"
 TEXT_FILES = ("encoder.json", "clusters.json", "captions.jsonl", "pooled.npy")
 
@@ -97,6 +97,8 @@ class RunFolder:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             version, config = data["version"], data["config"]
+            if version == 3:
+                config["model"]["remat"] = "full" if config["model"]["remat"] else "none"
         except FileNotFoundError:
             raise UserError(
                 f"no run in {str(self.path)!r}; make one with python -m amt_jax.train --run={self.path}"
@@ -105,7 +107,7 @@ class RunFolder:
             raise UserError(f"{path} is damaged ({error!r})") from None
         if version > VERSION:
             raise UserError(f"{path} has version {version}, this program knows {VERSION}; update amt_jax")
-        if version < VERSION:
+        if version < 3:
             raise UserError(f"{path} is of an older amt_jax, whose network was laid out otherwise; train it again")
         return config
 

@@ -29,7 +29,7 @@ def transfer(source: RunFolder, config: TrainConfig, card: Card, fresh: Any) -> 
             f"prepare the dataset with that run's tokenizer"
         )
     # These may differ: they do not change the shapes of weights or their meaning.
-    same = {"dropout": 0.0, "remat": False, "dtype": ""}
+    same = {"dropout": 0.0, "remat": "", "dtype": ""}
     old, new = (dataclasses.asdict(dataclasses.replace(c.model, **same)) for c in (source.config, config))
     changes = [f"config.model.{name}: {old[name]!r} -> {new[name]!r}" for name in old if old[name] != new[name]]
     if changes:

@@ -50,11 +50,11 @@ def test_any_text_is_a_range_or_an_error_to_act_on(text, kind):
 
 
 def test_the_type_of_a_field_decides_how_its_range_is_read():
-    space = parse_space(["model.num_layers=2:6", "model.dropout=0:0.5", "model.remat=choice:true,false"], fields())
+    space = parse_space(["model.num_layers=2:6", "model.dropout=0:0.5", "model.bias=choice:true,false"], fields())
     assert space == {
         "model.num_layers": IntDistribution(2, 6),
         "model.dropout": FloatDistribution(0, 0.5),
-        "model.remat": CategoricalDistribution([True, False]),
+        "model.bias": CategoricalDistribution([True, False]),
     }
 
 

@@ -1,6 +1,7 @@
 """The decoder against one written in numpy, and what a row of packed pieces may not know of itself."""
 
 import dataclasses
+import functools
 import importlib
 
 import jax
@@ -8,12 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax._src.cudnn import fused_attention_stablehlo
 
 from amt_jax.data.card import Card, Vocabulary
 from amt_jax.model.attention import blockwise_attend, plain_attend
 from amt_jax.model.config import TransformerConfig
+from amt_jax.model.cudnn import cudnn_attend
 from amt_jax.model.layers import Placement
 from amt_jax.model.params import abstract_model, fingerprint, init_params
+from amt_jax.model.splash import splash_attend
 from amt_jax.model.transformer import Transformer
 from amt_jax.tokens.spec import TokenSpec
 from amt_jax.training.config import TrainConfig, transformer_config
@@ -176,9 +180,39 @@ def test_remat_changes_nothing(config, make_params, values):
         return jax.jit(jax.value_and_grad(loss))(params, jax.random.key(0))
 
     config = dataclasses.replace(config, dropout=0.2)
-    plain, remat = (loss_and_grads(dataclasses.replace(config, remat=remat)) for remat in (False, True))
-    for ours, other in zip(jax.tree.leaves(remat), jax.tree.leaves(plain), strict=True):
-        np.testing.assert_allclose(ours, other, rtol=1e-4, atol=1e-4)
+    plain, *others = (loss_and_grads(dataclasses.replace(config, remat=remat)) for remat in ("none", "dots", "full"))
+    for other in others:
+        for ours, plains in zip(jax.tree.leaves(other), jax.tree.leaves(plain), strict=True):
+            np.testing.assert_allclose(ours, plains, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("attend", [blockwise_attend, splash_attend, cudnn_attend])
+def test_remat_keeps_what_its_policy_says(make_config, monkeypatch, attend):
+    # All that is asked of cuDNN is a shape; the library itself and a GPU are not there.
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 0)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_is_flash_attention", lambda *args, **kwargs: None)
+    shape, length = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32), 1024
+
+    def kept(remat):
+        """Bytes a layer and token from the forward pass to the backward pass."""
+        config = make_config(d_model=256, d_ff=512, dtype="bfloat16", conditions=(), remat=remat)
+        model = abstract_model(config)
+
+        def pull_back(params, tokens, times, lengths):
+            def loss(params):
+                hidden = nnx.merge(model.graph, params).hidden
+                return jnp.sum(hidden(tokens, times, times, {}, lengths, jax.random.key(0), Placement(attend))[0])
+
+            return jax.vjp(loss, params)[1]
+
+        arrays = jax.eval_shape(pull_back, model.shapes, shape((1, length, 1)), shape((1, length)), shape((1, 1)))
+        sizes = [x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays) if length in x.shape and x.dtype != bool]
+        return sum(sizes) / config.num_layers / length
+
+    none, dots, full = map(kept, ("none", "dots", "full"))
+    products, attention = 2 * (3 * 256 + 512 + 256), 2 * 256 + 4 * 4
+    assert dots - full == products + attention
+    assert none > dots + 2 * 256
 
 
 def test_dropout_needs_a_key(make_config, make_params, values):

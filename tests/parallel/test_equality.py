@@ -43,13 +43,13 @@ def config(**fields) -> TransformerConfig:
         **{
             "vocab_size": 80, "num_streams": 1, "num_layers": 2, "num_heads": 8, "num_kv_heads": 4, "d_model": 64,
             "d_ff": 96, "context_length": CONTEXT, "dropout": 0.1, "norm": "rmsnorm", "activation": "swiglu",
-            "qk_norm": True, "bias": False, "rope_theta": 1e4, "remat": False, "dtype": "float32",
+            "qk_norm": True, "bias": False, "rope_theta": 1e4, "remat": "dots", "dtype": "float32",
             "conditions": CONDITIONS, **fields,
         }
     )  # fmt: skip
 
 
-OLD = {"norm": "layernorm", "activation": "gelu", "qk_norm": False, "bias": True, "num_kv_heads": 8, "remat": True}
+OLD = {"norm": "layernorm", "activation": "gelu", "qk_norm": False, "bias": True, "num_kv_heads": 8, "remat": "full"}
 
 
 def run(records, model_config, mesh_config, optimizer, steps):

@@ -25,7 +25,7 @@ TOKENIZER = SymbolicTokenizer.create("remi")
 CONFIG = TransformerConfig(
     vocab_size=TOKENIZER.spec.vocab_size, num_streams=1, num_layers=2, num_heads=4, num_kv_heads=2, d_model=32,
     d_ff=32, context_length=64, dropout=0.0, norm="rmsnorm", activation="swiglu", qk_norm=True, bias=False,
-    rope_theta=1e4, remat=False, dtype="float32", conditions=(ConditionConfig("composer", 3, scale=1.0, dropout=0.5),),
+    rope_theta=1e4, remat="none", dtype="float32", conditions=(ConditionConfig("composer", 3, scale=1.0, dropout=0.5),),
 )  # fmt: skip
 MESHES = ["data=4", "tensor=2", "data=2,fsdp=2,tensor=2"]
 
@@ -39,9 +39,9 @@ def params():
     return jax.jit(functools.partial(init_params, CONFIG))(jax.random.key(0))
 
 
-def sampler(params, mesh):
-    grammar = Grammar.create(TOKENIZER.spec, TOKENIZER.names)
-    return Sampler(CONFIG, params, TOKENIZER.spec, grammar, mesh=local_mesh(MeshConfig.parse(mesh), CONFIG))
+def sampler(params, mesh, weights="auto"):
+    grammar, devices = Grammar.create(TOKENIZER.spec, TOKENIZER.names), local_mesh(MeshConfig.parse(mesh), CONFIG)
+    return Sampler(CONFIG, params, TOKENIZER.spec, grammar, mesh=devices, weights=weights)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,13 @@ def test_the_music_is_the_same(params, requests, expected, mesh):
     for a, b in zip(found, expected, strict=True):
         assert len(b.ids) > 50
         np.testing.assert_array_equal(a.ids, b.ids)
+
+
+def test_the_music_of_8_bit_matrices_is_the_same(params, requests, expected):
+    one, many = (list(sampler(params, mesh, "int8").generate(requests)) for mesh in ("", MESHES[-1]))
+    for a, b in zip(one, many, strict=True):
+        np.testing.assert_array_equal(a.ids, b.ids)
+    assert any(not np.array_equal(a.ids, b.ids) for a, b in zip(one, expected, strict=True))
 
 
 def test_a_batch_is_filled_up_to_what_the_devices_share(params, requests):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -203,6 +204,17 @@ def test_a_piece_carries_its_recipe(generator, music, tmp_path):
 
     again = generator.replay(path).save(tmp_path / "..")
     assert again.read_bytes() == path.read_bytes()
+
+
+def test_weights_of_8_bits_make_music_again(run, generator, tmp_path):
+    small = Generator(run, weights="int8")
+    assert (generator.weights, small.weights) == ("float32", "int8")
+    assert {x.dtype for x in jax.tree.leaves(small.sampler.params)} == {np.dtype("int8"), np.dtype("float32")}
+    path = next(small.generate(small.orders({"max_tokens": 60, "top_k": 0}))).save(tmp_path)
+    assert json.loads(midi.read_text(path))["weights"] == "int8"
+    assert small.replay(path).save(tmp_path / "..").read_bytes() == path.read_bytes()
+    with pytest.raises(UserError, match="was made with --weights=int8, this is float32"):
+        generator.replay(path)
 
 
 def test_other_music_of_the_same_name_is_left_alone(generator, tmp_path):

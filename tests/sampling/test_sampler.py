@@ -1,7 +1,8 @@
 """The sampler against a plain one: no cache, no batch, no compiled loop; and what a row may depend on."""
 
 import dataclasses
-import logging
+import functools
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from flax import nnx
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from amt_jax.model.params import init_params
 from amt_jax.sampling import cache, constraints, sampler
 from amt_jax.sampling.decode import prefill
 from amt_jax.sampling.request import Bucket, Request
@@ -333,7 +335,7 @@ def test_pieces_end_as_asked(setup, prompts):
     assert [len(result.ids) for result in generate(setup, batch[-4:])] == [1, 2, 33, 100]
 
 
-def test_a_second_call_compiles_nothing(setup, prompts, caplog):
+def test_a_second_call_compiles_nothing(setup, prompts, compiled):
     def batch(seed, **fields):
         base = GenerationSettings(
             seconds=500 + seed, max_tokens=100, guidance=2.0, seed=seed, bars=20 + seed, polyphony=1 + seed
@@ -342,22 +344,81 @@ def test_a_second_call_compiles_nothing(setup, prompts, caplog):
         return [Request(wanted, [BACH, HAYDN, LISZT][(seed + row) % 3], prompts(5 + row + seed)) for row in range(3)]
 
     generate(setup, batch(0))
-    with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        generate(setup, batch(1, temperature=1.5, top_k=7, top_p=0.5, min_p=0.1, repetition_penalty=1.2, guidance=5.0))
-        assert not [message for message in caplog.messages if "XLA compilation" in message]
-        generate(setup, batch(2)[:1])
-        assert [message for message in caplog.messages if "XLA compilation" in message]  # the listener hears
+    compiled.clear()
+    generate(setup, batch(1, temperature=1.5, top_k=7, top_p=0.5, min_p=0.1, repetition_penalty=1.2, guidance=5.0))
+    assert not compiled
+    assert setup.sampler.speed.compiling == 0
+    generate(setup, batch(2)[:1])
+    assert compiled  # the listener hears
 
 
-def test_a_bucket_is_compiled_once(setup, caplog, monkeypatch):
+def test_a_bucket_is_compiled_once(setup, compiled, monkeypatch):
     monkeypatch.setattr(sampler, "STEPS_A_DISPATCH", 8)
     shares = []
     request = Request(GenerationSettings(seconds=600, max_tokens=30, top_k=3))
-    with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        list(setup.sampler.generate([request] * 2, shares.append))
-    assert len(shares) == 4
-    compiled = [message for message in caplog.messages if "Finished XLA compilation of jit(decode)" in message]
-    assert len(compiled) == 1
+    list(setup.sampler.generate([request] * 2, shares.append))
+    assert len(shares) == 5  # 1, 9, 17, 25, 30 tokens
+    assert compiled.count("jit(decode)") == 1
+
+
+def test_fifty_requests_compile_a_program_a_key(setup, prompts, compiled, monkeypatch):
+    monkeypatch.setattr(sampler, "SMALLEST_WINDOW", 16)
+    params = jax.jit(functools.partial(init_params, config := dataclasses.replace(setup.config, d_ff=16)))(
+        jax.random.key(0)
+    )
+    made = sampler.Sampler(config, params, setup.tokenizer.spec, setup.grammar, max_batch=4)
+    random = np.random.default_rng(0)
+
+    def request(kind, longest):
+        most = 8 if kind == "few" else 16
+        fields = {
+            "seconds": 600 if longest else 8, "temperature": random.choice([0.0, 0.7, 1.3]),
+            "top_p": random.choice([0.5, 1.0]), "min_p": random.choice([0.0, 0.1]),
+            "repetition_penalty": random.choice([1.0, 1.2]),
+            "seed": int(random.integers(1000)), "bars": int(random.integers(20, 30)),
+            "max_tokens": most if longest else int(random.integers(most // 2 + 1, most + 1)),
+        }  # fmt: skip
+        if kind == "free":  # windows of 16 and 32
+            return Request(GenerationSettings(**fields, top_k=int(random.integers(1, 64))), BACH)
+        if kind == "guided":  # a prompt of 32 slots, a window of 64
+            wanted = GenerationSettings(**fields, guidance=float(random.uniform(1.5, 5)))
+            return Request(wanted, random.choice([BACH | SLOWLY, SAD]), prompts(int(random.integers(1, 60))))
+        wanted = GenerationSettings(**fields, polyphony=int(random.integers(1, 9)), top_k=random.choice([0, 65]))
+        return Request(wanted)  # a window of 16
+
+    counts = {"free": (3, 4), "guided": (1,), "few": (2,)}
+    kinds = [*counts, *random.permutation(["free"] * 7 + ["guided"] * 7 + ["few"] * 6)]
+    answered = 0
+    for number, kind in enumerate(kinds):
+        # The first of each kind go on through all windows.
+        count = counts[kind][-1 if number < 3 else random.integers(len(counts[kind]))]
+        answered += len(list(made.generate([request(kind, number < 3) for _ in range(count)])))
+        if number == 2:
+            first = len(compiled)
+    assert answered >= 50
+    assert (compiled.count("jit(prefill)"), compiled.count("jit(decode)")) == (3, 2 + 1 + 1)
+    assert compiled[first:] == []
+
+
+def test_the_speed_is_what_was_measured_without_compiling(setup):
+    wanted = GenerationSettings(seconds=600, max_tokens=200, top_k=0)
+    batch = [Request(dataclasses.replace(wanted, seed=seed)) for seed in range(6)]  # two batches
+    speeds = []
+    for _ in range(2):
+        begin = time.perf_counter()
+        results = generate(setup, batch)
+        taken, speed = time.perf_counter() - begin, setup.sampler.speed
+        assert 0 < speed.first_token < speed.seconds / 2
+        assert 0.9 * taken < speed.seconds + speed.compiling < taken
+        speeds.append(speed)
+    assert speeds[0].compiling > speeds[0].seconds
+    assert speeds[1].compiling == 0
+    assert speed.tokens == sum(len(result.ids) for result in results) == 1200
+    lengths = [setup.tokenizer.decode(result.ids).to("second").end() for result in results]
+    np.testing.assert_allclose([result.seconds for result in results], lengths, rtol=1e-3)
+    np.testing.assert_allclose(speed.music, sum(lengths), rtol=1e-3)
+    assert speed.tokens_per_second == 1200 / speed.seconds
+    assert speed.real_time_factor == speed.music / speed.seconds
 
 
 def test_buckets(setup, prompts):
@@ -382,7 +443,7 @@ def test_progress_and_order_over_batches(setup):
     batch = [Request(dataclasses.replace(wanted, seed=seed)) for seed in range(9)]
     results = list(setup.sampler.generate(batch, shares.append))
     assert [result.bucket.rows for result in results] == [4] * 9
-    assert shares == [3 / 9, 6 / 9, 1.0]
+    np.testing.assert_allclose(shares, np.array([0.6, 3, 3.6, 6, 6.6, 9]) / 9)  # the first token, then the rest
     alone = list(setup.sampler.generate(batch[6:]))
     for ours, other in zip(results[6:], alone, strict=True):
         np.testing.assert_array_equal(ours.ids, other.ids)

@@ -20,7 +20,7 @@ def test_remi_composer_is_system_r():
     config = TrainConfig.from_json(load_config("remi_composer"))
     model, optimizer, composer = config.model, config.optimizer, config.conditions["composer"]
     assert (model.num_layers, model.num_heads, model.d_model, model.d_ff, config.context) == (8, 8, 512, 2048, 8192)
-    assert (model.dropout, model.remat, composer.scale, composer.dropout) == (0.1, True, 0.25, 0.6)
+    assert (model.dropout, model.remat, composer.scale, composer.dropout) == (0.1, "full", 0.25, 0.6)
     assert (config.batch_size, config.accumulation, optimizer.learning_rate, optimizer.warmup) == (2, 8, 5e-4, 0.05)
     assert (optimizer.clip_norm, config.label_smoothing, config.token_dropout, config.save_every) == (1.0, 0.1, 0.01, 0)
     assert 25e6 <= parameters("remi_composer") <= 30e6
@@ -62,11 +62,9 @@ def test_configs_are_found_by_name_and_path(tmp_path, monkeypatch):
 
 def test_overrides_keep_types_and_name_near_fields():
     fields = load_config("demo")
-    changed = override(
-        fields, ["--config.optimizer.learning_rate=1", "--config.model.remat=true", "--config.seed", "5"]
-    )
+    changed = override(fields, ["--config.optimizer.learning_rate=1", "--config.model.bias=true", "--config.seed", "5"])
     assert changed["optimizer"]["learning_rate"] == 1.0
-    assert changed["model"]["remat"] is True
+    assert changed["model"]["bias"] is True
     assert changed["seed"] == 5
     assert fields == load_config("demo")
     with pytest.raises(UserError, match=r"unknown field --config\.'model\.n_layers' .did you mean 'model\.num_l"):

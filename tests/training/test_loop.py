@@ -85,6 +85,14 @@ def test_a_run_folder_holds_what_is_documented(straight, dataset, make_config):
     checkpoints.close()
 
 
+def test_a_hundred_steps_are_compiled_once(tmp_path, make_config, compiled):
+    run = RunFolder(tmp_path / "run")
+    train(make_config({"steps": 100, "validate_every": 50, "save_every": 50, "log_every": 10}), run)
+    assert lines(run, "train")[-1]["step"] == 100
+    assert compiled.count("jit(step_and_listen)") == 1
+    assert compiled.count("jit(evaluate_and_listen)") == 1
+
+
 def test_load_model_finds_best_last_and_steps(straight, dataset):
     config, params = straight.load_model("best")
     assert config == transformer_config(straight.config, Card.load(dataset))
@@ -286,6 +294,16 @@ def test_what_is_missing_is_said(tmp_path, straight, make_config, dataset):
     (tmp_path / "diary" / "monday.txt").write_text("dear diary")
     with pytest.raises(UserError, match="no run folder"):
         train(make_config(), RunFolder(tmp_path / "diary"))
+
+
+@pytest.mark.parametrize(("before", "now"), [(True, "full"), (False, "none")])
+def test_a_run_that_says_yes_or_no_to_remat_is_read(tmp_path, make_config, dataset, before, now):
+    run = RunFolder(tmp_path)
+    run.create(make_config(), Card.load(dataset))
+    data = json.loads((run.path / "config.json").read_text())
+    data["config"]["model"]["remat"] = before
+    (run.path / "config.json").write_text(json.dumps(data | {"version": 3}))
+    assert run.config.model.remat == now
 
 
 def test_checkpoints_keep_the_newest_and_the_best(tmp_path):
