@@ -120,7 +120,10 @@ def main() -> None:
     if args.style_token is not None:
         asked["semantic"] = args.style_token
     if args.replay:
-        piece = generator.replay(args.replay)
+        if asked:
+            flags = ", ".join(f"--{'style_token' if name == 'semantic' else name}" for name in asked)
+            raise UserError(f"--replay makes a piece again as it was; leave out {flags}")
+        piece = generator.replay(args.replay.expanduser())
         deliver([(piece, save(piece, args))], args)
         if not same_platform(piece.recipe):
             print(
@@ -147,9 +150,11 @@ def make(generator, orders, args) -> None:
     """Generates, saves each batch as soon as it is made, and says what was made and how fast."""
     from tqdm import tqdm
 
-    for text in dict.fromkeys(order.conditions.get("text") for order in orders):
-        if text in generator.wishes:
-            print("\n".join(generator.wishes[text].lines()), flush=True)
+    for asked in dict.fromkeys(order.asked for order in orders):
+        if asked in generator.wishes:
+            print("\n".join(generator.wishes[asked].lines()), flush=True)
+    for negative in dict.fromkeys(order.negative for order in orders if order.negative):
+        print("\n".join(generator.reader.read(negative).lines_against()), flush=True)
     saved = []
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left"
     with tqdm(total=1.0, desc=f"composing {number_of(orders, 'piece')}", bar_format=form) as bar:

@@ -37,7 +37,7 @@ def open_folder(folder: str | os.PathLike) -> Path | epath.Path:
     """
     text = os.fspath(folder)
     if not is_remote(text):
-        return Path(text)
+        return Path(text).expanduser()  # shells expand ~ at the beginning of a word, not in --run=~/run
     files = file_system(text)
     with reaching(text):
         try:
@@ -92,10 +92,10 @@ def absolute(folder: str | os.PathLike) -> str:
 
 
 def local_path(folder: str) -> Path:
-    """The path of a folder that has to be on this machine; UserError if it is not."""
+    """The path of a folder that has to be on this machine, ~ the home folder; UserError if it is not."""
     if is_remote(folder):
         raise UserError(f"{folder}: this is written on this machine; name a folder here and copy it there after")
-    return Path(folder)
+    return Path(folder).expanduser()
 
 
 def write_text(path: Path | epath.Path, text: str) -> None:

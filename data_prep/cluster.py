@@ -14,6 +14,7 @@ import base64
 import dataclasses
 import html
 import io
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -233,7 +234,7 @@ def _range(text: str) -> range:
 def _report(text: str) -> str:
     if not text.endswith((".html", ".png")):
         raise argparse.ArgumentTypeError(f"{text!r} should end in .html or .png")
-    return text
+    return os.path.expanduser(text)
 
 
 def _parser() -> argparse.ArgumentParser:

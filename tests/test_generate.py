@@ -115,7 +115,11 @@ def test_help_is_fast(shell):
         (["--checkpoint=99"], "no checkpoint"),
         (["--replay=/nowhere.mid"], "cannot replay /nowhere.mid: unreadable: No such file or directory; name a .mid"),
         ([f"--replay={__file__}"], f"cannot replay {__file__}: not a MIDI file; name a .mid file that amt_jax"),
-        (["--batch=/nowhere.jsonl"], "cannot read"),
+        (
+            ["--replay=/nowhere.mid", "--text=sad", "--style_token=1"],
+            "again as it was; leave out --text, --style_token",
+        ),
+        (["--batch=/nowhere.jsonl"], "cannot read /nowhere.jsonl: No such file or directory"),
         (["--max_batch=0"], "max_batch"),
         (["--profile", "--interactive"], "--profile goes with"),
         (["--run=/nowhere"], "/nowhere"),
@@ -124,7 +128,8 @@ def test_help_is_fast(shell):
     ],
 )
 def test_refusals_are_one_line(command, tmp_path, flags, message):
-    code, captured = command(f"--output={tmp_path / 'out'}", "--max_tokens=5", *flags)
+    few = [] if flags[0].startswith("--replay") else ["--max_tokens=5"]
+    code, captured = command(f"--output={tmp_path / 'out'}", *few, *flags)
     assert code == 2
     *before, line = captured.err.splitlines()
     assert line.startswith("error: ")

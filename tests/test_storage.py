@@ -16,6 +16,11 @@ def test_a_folder_is_here_or_in_a_known_store(tmp_path):
         storage.local_path("gs://bucket/music")
 
 
+def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert storage.open_folder("~/run") == storage.local_path("~/run") == tmp_path / "run"
+
+
 @pytest.mark.parametrize(("scheme", "package", "extra"), [("gs", "gcsfs", "gcs"), ("s3", "s3fs", "s3")])
 def test_a_missing_package_is_named_with_its_extra(scheme, package, extra):
     if importlib.util.find_spec(package):

@@ -122,6 +122,7 @@ def test_a_wish_by_the_real_command_and_its_replay(home, tmp_path):
         "tempo: 70 BPM",
         "told to the model besides the text: genre jazz; tempo 70",
         "kept out: drums",
+        'led away from: "folk music" (keywords: folk music)',
     ):
         assert line in made.stdout.splitlines()
     assert made.stdout.count("like the training text (") == 3
@@ -168,6 +169,15 @@ def test_a_text_file_of_wishes(compose, tmp_path):
     assert captured.out.count('text: "') == 2
 
 
+def test_a_batch_of_one_text_shows_all_that_is_told_with_it(compose, tmp_path):
+    lines = [{"text": "jazz", "tempo": tempo, "seed": seed} for tempo in (60, 90) for seed in (0, 1)]
+    (tmp_path / "wishes.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    code, captured, music = compose(f"--batch={tmp_path / 'wishes.jsonl'}")
+    assert code == 0, captured.err
+    assert len(music) == 4
+    assert re.findall("besides the text: (.*)", captured.out) == ["genre jazz; tempo 60", "genre jazz; tempo 90"]
+
+
 def test_a_model_of_semantic_tokens_reads_texts_for_theirs(compose, home):
     code, captured, music = compose(f"--text={WISH}", run="semantic")
     assert code == 0, captured.err
@@ -185,11 +195,13 @@ def test_a_model_of_semantic_tokens_reads_texts_for_theirs(compose, home):
     code, captured, found = compose(*negative, run="semantic", output="negative")
     assert code == 0, captured.err
     assert list(found.values()) != list(music.values())
-    code, captured, _ = compose("--text=jazz", "--guide=text=4", run="semantic", output="guide")
-    assert (code, captured.err.splitlines()[-1]) == (
-        2,
-        "error: guide: nothing is asked of 'text' (there are semantic)",
-    )
+    made = [
+        compose(f"--text={WISH}", flag, run="semantic", output=flag[2:])
+        for flag in ("--guide=text=4", "--guide=semantic=4", "--guidance=4")
+    ]
+    assert made[0][0] == 0, made[0][1].err
+    assert list(made[0][2].values()) == list(made[1][2].values()) == list(made[2][2].values())
+    assert list(made[0][2].values()) != list(music.values())
 
 
 def test_evaluation_says_how_well_texts_are_followed(home, tmp_path, capsys):

@@ -129,7 +129,8 @@ class Report:
                 )
         for aspect, each in self.following.items():
             shares = ", ".join(f"{way}: {share.value:.0%}" for way, share in each.shares.items())
-            lines.append(f"Of {each.asked} pieces whose text asks for it, so many have the right {aspect}: {shares}.")
+            pieces = "piece" if each.asked == 1 else "pieces"
+            lines.append(f"Of {each.asked} {pieces} whose text asks for it, so many have the right {aspect}: {shares}.")
         few = len(self.sets.get("real", ()))
         if self.comparisons and few < _FEW:
             lines.append(f"There are only {few} real pieces to compare with: intervals and real to real say little.")

@@ -90,8 +90,8 @@ ALIASES = {
     "bells": ("chimes", "celeste"),
     "mallets": ("mallet", "vibes", "steel drum", "steelpan", "thumb piano", "hammered dulcimer"),
     "organ": ("hammond", "hammond organ", "pipe organ", "harmonium"),
-    "accordion": ("bandoneon", "concertina"),
-    "harmonica": ("mouth organ", "blues harp"),
+    "accordion": ("bandoneon", "concertina", "piano accordion"),
+    "harmonica": ("mouth organ", "blues harp", "bass harmonica"),
     "guitar": (
         "acoustic guitar", "electric guitar", "classical guitar", "nylon guitar", "steel guitar", "jazz guitar",
         "distorted guitar", "rhythm guitar", "lead guitar",
@@ -104,17 +104,22 @@ ALIASES = {
     "strings": ("string section", "string ensemble", "string orchestra", "orchestra", "synth strings"),
     "timpani": ("kettledrum",),
     "choir": ("voice", "vocal", "vocals", "chorus", "singing", "singer"),
+    "trombone": ("bass trombone", "tenor trombone"),
     "horn": ("horns",),
     "brass": ("brass ensemble", "synth brass"),
-    "saxophone": ("sax", "saxes", "soprano saxophone", "alto saxophone", "tenor saxophone", "baritone saxophone"),
+    "saxophone": (
+        "sax", "saxes", "soprano saxophone", "alto saxophone", "tenor saxophone", "baritone saxophone",
+        "bass saxophone", "bass sax",
+    ),
     "oboe": ("cor anglais", "shawm"),
-    "flute": ("panpipe", "pan pipes"),
+    "clarinet": ("bass clarinet", "alto clarinet", "basset horn"),
+    "flute": ("panpipe", "pan pipes", "alto flute", "bass flute", "bass recorder"),
     "whistle": ("tin whistle", "penny whistle"),
     "synth lead": ("synth", "synthesizer", "synthesiser", "lead synth"),
     "synth pad": ("pad", "synth effects"),
     "bagpipes": ("bag pipe",),
     "sound effects": ("sfx",),
-    "drums": ("drum", "percussion", "drum kit", "drum set", "drumkit", "tom", "cymbal", "taiko"),
+    "drums": ("drum", "percussion", "drum kit", "drum set", "bass drum", "drumkit", "tom", "cymbal", "taiko"),
 }  # fmt: skip
 
 _OF_PROGRAM = {program: label for label, programs in LABELS.items() for program in programs}

@@ -94,7 +94,7 @@ class Generator:
       card: the run's, with only those conditions that the model was trained with.
       config: of the network as it is computed with.
       weights: what it is computed with.
-      wishes: what was understood of the texts of all orders so far.
+      wishes: what was understood of the texts of all orders so far, by `Order.asked`.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Generator:
 
     def _fulfilled(self, orders: Sequence[Order]) -> list[Order]:
         found = [self.reader.fulfil(order) for order in orders]
-        self.wishes |= {order.conditions[TEXT]: wish for order, wish in found if wish}
+        self.wishes |= {order.asked: wish for order, wish in found if wish}
         return ordering.guided([order for order, _ in found], set(self.conditions.lengths))
 
     def generate(

@@ -51,6 +51,11 @@ class Order:
     instruments: tuple[str, ...] = ()
 
     @property
+    def asked(self) -> str:
+        """The same for orders that ask for the same and differ in how it is sampled, guided or begun."""
+        return repr((sorted(self.conditions.items()), self.instruments))
+
+    @property
     def guides(self) -> list[tuple[list[str], float]]:
         """The groups of conditions and their scales, see request.Request; empty if one scale serves all."""
         if not self.guide:
@@ -130,14 +135,21 @@ def make_orders(card: Card, tokenizer: SymbolicTokenizer, values: Mapping[str, A
 def guided(orders: Sequence[Order], told: Set[str]) -> list[Order]:
     """The orders, each guided by those conditions that it asks for, of all that the model is told.
 
-    UserError if an order's guide names one that none of them asks for.
+    A model that is told of a text only its semantic token follows that as strongly as the text is to be. UserError if
+    an order's guide names one that none of them asks for.
     """
+    if TEXT not in told and SEMANTIC in told:
+        orders = [dataclasses.replace(each, guide=_by_semantic(each.guide)) for each in orders]
     asked = {name for order in orders for name in order.conditions if name in told}
     for name in dict.fromkeys(name for order in orders for name in order.guide):
         if name not in asked:
             raise UserError(f"guide: nothing is asked of {near(name, sorted(asked), 'nothing is asked for')}")
     kept = ({name: scale for name, scale in order.guide.items() if name in order.conditions} for order in orders)
     return [dataclasses.replace(order, guide=guide) for order, guide in zip(orders, kept, strict=True)]
+
+
+def _by_semantic(guide: Mapping[str, float]) -> dict[str, float]:
+    return {SEMANTIC if name == TEXT and SEMANTIC not in guide else name: scale for name, scale in guide.items()}
 
 
 def read_batch(
@@ -148,7 +160,7 @@ def read_batch(
     What a line does not say is as in `defaults`.
     """
     orders = []
-    for place, values in _lines(Path(path)):
+    for place, values in _lines(Path(path).expanduser()):
         try:
             orders += make_orders(card, tokenizer, {**defaults, **values})
         except UserError as error:
@@ -162,7 +174,7 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -197,7 +209,9 @@ def _asked(condition: str, vocabulary: Vocabulary, asked: Any) -> list[Any]:
     elif _is_value(vocabulary, str(asked)):
         names = [str(asked)]  # a name may hold a comma
     else:
-        names = str(asked).split(",")
+        names = [name for name in str(asked).split(",") if name.strip()]
+    if not names:
+        return [None]
     if vocabulary.kind == "multi_label":
         return [sorted({vocabulary.find(condition, name) for name in names})]
     if [name.strip().casefold() for name in names] == ["all"] and not _is_value(vocabulary, "all"):

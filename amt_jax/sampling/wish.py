@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +56,7 @@ class Wish:
     def lines(self) -> list[str]:
         """For people."""
         found = self.understanding
-        text = found.text if len(found.text) <= SHOWN else f"{found.text[:SHOWN]} ..."
-        lines = [f'text: "{text}"', f"keywords: {', '.join(found.keywords) or 'none'}"]
+        lines = [f'text: "{_short(found.text)}"', f"keywords: {', '.join(found.keywords) or 'none'}"]
         for name, label in LABELS.items():
             named = [
                 f"{'no ' if each.negated else ''}{each.value} ({each.confidence:.2f})"
@@ -73,17 +73,7 @@ class Wish:
             "density": found.density,
         }
         lines += [f"{name}: {value}" for name, value in facts.items() if value]
-        if found.language not in ("en", ""):
-            lines.append(f"note: this seems to be in another language ({found.language}); only English is understood")
-        elif not self.norm:
-            lines.append("note: the model's text encoder knows none of these words; the music is not led by them")
-        if self.words_read < self.words:
-            lines.append(
-                f"note: the model's text encoder reads the first {self.words_read} of {self.words} words; the music is "
-                "not led by the others"
-            )
-        if self.unheard and self.norm:
-            lines.append(f"note: in no text that the model was trained with: {', '.join(self.unheard)}")
+        lines += self._notes("led by")
         lines += [f"like the training text ({likeness:.2f}): {text}" for text, likeness in self.nearest]
         told = {name: value for name, value in self.conditions.items() if name != SEMANTIC}
         if told:
@@ -95,6 +85,30 @@ class Wish:
         if self.excluded:
             lines.append(f"kept out: {', '.join(self.excluded)}")
         return lines
+
+    def lines_against(self) -> list[str]:
+        """For people, of a text that the music is led away from."""
+        keywords = ", ".join(self.understanding.keywords) or "none"
+        return [
+            f'led away from: "{_short(self.understanding.text)}" (keywords: {keywords})',
+            *self._notes("led away from"),
+        ]
+
+    def _notes(self, led: str) -> list[str]:
+        """What the model makes nothing of, by what it would else be: led by these words or led away from them."""
+        notes, language = [], self.understanding.language
+        if language not in ("en", ""):
+            notes.append(f"note: this seems to be in another language ({language}); only English is understood")
+        elif not self.norm:
+            notes.append(f"note: the model's text encoder knows none of these words; the music is not {led} them")
+        if self.words_read < self.words:
+            notes.append(
+                f"note: the model's text encoder reads the first {self.words_read} of {self.words} words; the music is "
+                f"not {led} the others"
+            )
+        if self.unheard and self.norm:
+            notes.append(f"note: in no text that the model was trained with: {', '.join(self.unheard)}")
+        return notes
 
 
 class Reader:
@@ -110,6 +124,7 @@ class Reader:
     def __init__(self, folder: Path, card: Card, has_programs: bool, encoder: str | None = None):
         self._folder, self._card, self._has_programs, self._source = folder, card, has_programs, encoder
         self._states: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._wishes: dict[str, Wish] = {}
 
     @functools.cached_property
     def encoder(self) -> Encoder:
@@ -125,6 +140,11 @@ class Reader:
 
     def read(self, text: str) -> Wish:
         """What the model and the person are told of a text."""
+        if text not in self._wishes:
+            self._wishes[text] = self._read(text)
+        return self._wishes[text]
+
+    def _read(self, text: str) -> Wish:
         found = understanding.understand(text)
         pooled = self.states(text)[1]
         conditions = {}
@@ -134,13 +154,17 @@ class Reader:
                 conditions[name] = values
         if found.tempo and "tempo" in self._card.conditions:
             conditions["tempo"] = found.bpm or float(vocabulary.tables()["tempo"][found.tempo]["bpm"])
+        if found.density and "density" in self._card.conditions:
+            conditions["density"] = float(vocabulary.tables()["density"][found.density]["notes"])
+        if len(composers := self._composers(found.wanted)) == 1:
+            conditions["composer"] = composers[0]
         if SEMANTIC in self._card.conditions:
             cluster = int(Clusters.load(self._folder).assign(pooled[None])[0])
             if cluster >= 0:
                 conditions[SEMANTIC] = str(cluster)
         excluded = found.values(vocabulary.INSTRUMENT, negated=True) if self._has_programs else ()
-        named = dict.fromkeys(value for label in LABELS.values() for value in found.values(label))
-        unheard = tuple(value for value in named if value not in self._vocabulary)
+        named = dict.fromkeys((label, value) for label in LABELS.values() for value in found.values(label))
+        unheard = tuple(value for label, value in named if not self._has_word_for(label, value))
         return Wish(
             found,
             self._nearest(pooled),
@@ -160,10 +184,23 @@ class Reader:
         best = np.argsort(-likeness, kind="stable")[:NEAREST]
         return tuple((texts[i], float(likeness[i])) for i in best)
 
+    def _composers(self, text: str) -> list[str]:
+        """Those that a text without hyphens names as the card spells them; initials would be found in any text."""
+        known = self._card.conditions["composer"].values if "composer" in self._card.conditions else ()
+        return [
+            name
+            for name in known
+            if len(name) > 2 and re.search(rf"(?<!\w){re.escape(name.replace('-', ' '))}(?!\w)", text)
+        ]
+
+    def _has_word_for(self, label: str, value: str) -> bool:
+        words = [re.escape(word) for word, meaning in vocabulary.forms()[label].items() if meaning == value]
+        return bool(re.search(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", self._vocabulary))
+
     @functools.cached_property
     def _vocabulary(self) -> str:
-        """All training texts in one."""
-        return "\n".join(self._trained_with[0]).casefold()
+        """All training texts in one, as vocabulary.toml spells words."""
+        return re.sub(r"(?<=\w)[-_](?=\w)", " ", "\n".join(self._trained_with[0]).casefold())
 
     @functools.cached_property
     def _trained_with(self) -> tuple[list[str], np.ndarray]:
@@ -181,11 +218,16 @@ class Reader:
         wish = self.read(order.conditions[TEXT])
         said = {name: value for name, value in order.conditions.items() if name != TEXT}
         excluded = () if order.instruments else wish.excluded
-        wish = dataclasses.replace(wish, conditions=wish.conditions | said, excluded=excluded)
+        told = {name: value for name, value in wish.conditions.items() if name != INSTRUMENTS or not order.instruments}
+        wish = dataclasses.replace(wish, conditions=told | said, excluded=excluded)
         played = order.instruments
         if excluded:
             played = tuple(label for label in instruments.LABELS if label not in excluded)
         return dataclasses.replace(order, conditions=wish.conditions | order.conditions, instruments=played), wish
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
 
 
 def _shown(value: Any) -> str:

@@ -32,9 +32,10 @@ EXACT, FORM = 1.0, 0.9  # confidences: the name itself; another form or word for
 _ARTICLES = frozenset(("a", "an", "the", "some", "any"))
 _JOINED = _ARTICLES | {"and", "or", "nor"}
 _VERBS = frozenset(("is", "are", "be", "being", "should", "must", "shall", "to"))  # before "absent"
+_FROM_30 = r"(?:[3-9]\d|[1-9]\d\d)"
 _BPM = re.compile(
-    r"\b([1-9]\d{1,2}(?:\.\d+)?) ?(?:bpm\b|beats (?:per|a) minute)"
-    r"|(?:♩|\bbpm|\btempo) ?(?:=|:|of|at)? ?(?:about|around)? ?([1-9]\d{1,2})\b",
+    rf"\b({_FROM_30}(?:\.\d+)?) ?(?:bpm\b|beats (?:per|a) minute)"
+    rf"|(?:♩|\bbpm|\btempo) ?(?:=|:|of|at)? ?(?:about|around)? ?({_FROM_30})\b(?![ -]?bars?\b)",
     re.I,
 )
 _MARKUP = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|https?://\S+|\[\d+\]")
@@ -65,11 +66,12 @@ class Understanding:
 
     Attributes:
       text: cleaned: NFKC, no markup or addresses, single spaces.
+      wanted: the text without hyphens and without what its negations take back first.
       keywords: words of content in the order of the text, each once.
       entities: in the order of the text, a value once (and once negated).
       valence, arousal: -1..1, the mean of the moods weighted by confidence; 0 where none is named.
       tempo: slow, moderate or fast (amt_jax.music.classes), "" if not named.
-      bpm: None if not named.
+      bpm: from 30 on; None if not named.
       density: sparse, moderate or dense, "" if not named.
       mode: major or minor, "" if not named.
       key: "A minor" as amt_jax.music.features spells it, "A" if the tonic is named alone, "" if it is not named.
@@ -78,6 +80,7 @@ class Understanding:
     """
 
     text: str
+    wanted: str = ""
     keywords: tuple[str, ...] = ()
     entities: tuple[Entity, ...] = ()
     valence: float = 0.0
@@ -150,8 +153,8 @@ def _plain(text: str) -> str:
     text = re.sub(r"\b(\w+)-free\b", r"no \1;", text)
     text = re.sub(r"\b(\w{3,})-?less\b", _less, text)
     text = re.sub(r"(?<=\w)[-\u2010\u2011_](?=\w)", " ", text)
-    # Emoji stand close to words and to each other.
-    return re.sub(r"([\u2600-\u27bf\U0001f300-\U0001faff])", r" \1 ", text)
+    # Emoji stand close to words and to each other; ♭, ♮ and ♯ are none.
+    return re.sub(r"([\u2600-\u266c\u2670-\u27bf\U0001f300-\U0001faff])", r" \1 ", text)
 
 
 def _less(match: re.Match) -> str:
@@ -188,8 +191,9 @@ def _understand(text: str, doc: Doc, matcher: PhraseMatcher) -> Understanding:
     found += [(*match, doc[i : i + 1], likeness) for i, match, likeness in _misspelt(doc, known)]
     found.sort(key=lambda each: each[2].start)
     named = {token.i for label, _, span, _ in found if label in LABELS for token in span}
+    scopes = [_scope(doc, span) for label, _, span, _ in found if label == "NOT"]
     negated = set().union(
-        *(_scope(doc, span) for label, _, span, _ in found if label == "NOT"),
+        *scopes,
         *(_scope_before(doc, span, named) for label, _, span, _ in found if label == "ABSENT"),
     )
     entities: dict[tuple, Entity] = {}
@@ -203,11 +207,15 @@ def _understand(text: str, doc: Doc, matcher: PhraseMatcher) -> Understanding:
                 entities[label, value, no] = entity
         elif label in classes and not no:
             classes[label] = classes[label] or value
-    key, mode = key_and_mode(text)
-    bpm = next((float(match[1] or match[2]) for match in _BPM.finditer(text)), None)
+    # "no drums in A minor" is about drums: of keys and numbers a negation takes back what it names first.
+    refused = {i for scope in scopes for i in itertools.takewhile(lambda i: i not in named, sorted(scope))}
+    wanted = "".join(token.text_with_ws for token in doc if token.i not in refused)
+    key, mode = key_and_mode(wanted)
+    bpm = next((float(match[1] or match[2]) for match in _BPM.finditer(wanted)), None)
     valence, arousal = _emotion(entities.values())
     return Understanding(
         text=text,
+        wanted=wanted,
         keywords=_keywords(doc, spans),
         entities=tuple(entities.values()),
         valence=valence,

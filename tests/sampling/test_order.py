@@ -38,6 +38,8 @@ def orders(tokenizer):
         ({"text": " \n"}, [{}]),
         ({"genre": "Jazz, folk"}, [{"genre": ["folk", "jazz"]}]),
         ({"genre": ["jazz"]}, [{"genre": ["jazz"]}]),
+        ({"genre": "jazz, "}, [{"genre": ["jazz"]}]),
+        ({"genre": ",", "composer": ", "}, [{}]),
         ({"genre": "r&b, soul"}, [{"genre": ["r&b, soul"]}]),
         ({"tempo": 90}, [{"tempo": 90.0}]),
         ({"tempo": "90.5"}, [{"tempo": 90.5}]),
@@ -108,7 +110,15 @@ def test_a_guide_of_what_no_order_asks_for_is_refused(orders):
     with pytest.raises(UserError, match=r"nothing is asked of 'genre' \(nothing is asked for\)"):
         guided(orders(guide="genre=2"), TOLD)
     with pytest.raises(UserError, match="nothing is asked of 'text'"):
-        guided(made, TOLD - {"text"})  # a model that reads texts for their semantic tokens only
+        guided(made, TOLD - {"text", "semantic"})
+
+
+def test_a_guide_of_a_text_is_one_of_its_semantic_token_where_the_model_is_told_no_more(orders):
+    for guide, expected in {"text=4": {"semantic": 4.0}, "semantic=3": {"semantic": 3.0}}.items():
+        (order,) = guided(orders(text="a", semantic="1", guide=guide), TOLD - {"text"})
+        assert order.guide == expected
+    with pytest.raises(UserError, match=r"nothing is asked of 'text' \(there are semantic\)"):
+        guided(orders(text="a", semantic="1", guide="text=4,semantic=3"), TOLD - {"text"})
 
 
 def test_names_are_the_text_alone_or_all_that_is_asked(orders):

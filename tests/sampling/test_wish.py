@@ -38,8 +38,10 @@ def folder(tmp_path):
 def card():
     conditions = {
         "text": Vocabulary("text", width=4),
+        "composer": Vocabulary("categorical", ("A", "Bach", "Saint-Saens")),
         "genre": Vocabulary("multi_label", ("jig", "waltz")),
         "tempo": Vocabulary("scalar", knots=(60.0, 180.0)),
+        "density": Vocabulary("scalar", knots=(2.0, 12.0)),
         "semantic": Vocabulary("categorical", ("0", "1", "2")),
     }
     return Card(TokenSpec("test", 1, 40, 0, 1, 2, {}), {}, conditions=conditions)
@@ -72,6 +74,25 @@ def test_words_for_a_tempo_are_told_as_one(reader, text, bpm):
     assert (f"tempo {bpm}".removesuffix(".0") in str(wish.lines())) == (bpm is not None)
 
 
+@pytest.mark.parametrize(
+    ("text", "composer"),
+    [
+        ("A waltz in Bach's style", "Bach"),
+        ("a Saint-Saens waltz", "Saint-Saens"),
+        ("not like Bach", None),
+        ("Offenbach", None),
+        ("Bach or Saint-Saens", None),
+    ],
+)
+def test_the_one_composer_that_a_text_names_is_told(reader, text, composer):
+    assert reader.read(text).conditions.get("composer") == composer
+
+
+@pytest.mark.parametrize(("text", "notes"), [("few notes", 3.0), ("dense", 11.0), ("not dense", None)])
+def test_words_for_a_density_are_told_as_one(reader, text, notes):
+    assert reader.read(text).conditions.get("density") == notes
+
+
 def test_a_text_longer_than_the_encoder_reads_is_said(reader, folder, card):
     assert "reads the first" not in str(reader.read("a calm waltz " * 1000).lines())
     encoder = BertEncoder(str(BERT), length=8)
@@ -88,6 +109,30 @@ def test_a_text_longer_than_the_encoder_reads_is_said(reader, folder, card):
     assert "reads the first" not in str(reader.read("sad").lines())
 
 
+@pytest.mark.parametrize(
+    ("text", "unheard"),
+    [
+        ("a waltz for bass", ("bass",)),  # training texts have a bassoon
+        ("a waltz for drums", ()),  # and a drum kit
+        ("a hip hop song for violin", ()),  # and hip-hop, and a fiddle
+        ("a calm tango for bassoon and tuba", ("tango", "tuba")),
+    ],
+)
+def test_what_no_training_text_has(folder, card, text, unheard):
+    texts = (*CAPTIONS[:2], "a song for bassoon and drum kit, Hip-Hop")
+    lines = [json.dumps(dataclasses.asdict(Caption(text, False, False, 1, 1))) for text in texts]
+    (folder / FILE).write_text("\n".join(lines) + "\n")
+    assert Reader(folder, card, has_programs=True).read(text).unheard == unheard
+
+
+def test_what_a_text_to_be_led_away_from_is_read_as(reader):
+    assert reader.read("calm waltz").lines_against() == ['led away from: "calm waltz" (keywords: calm, waltz)']
+    assert reader.read("zxcvb").lines_against() == [
+        'led away from: "zxcvb" (keywords: zxcvb)',
+        "note: the model's text encoder knows none of these words; the music is not led away from them",
+    ]
+
+
 def test_what_is_said_apart_from_the_text_counts_and_is_shown(reader):
     asked = order("a calm waltz without drums", genre=["jig"], semantic="2", instruments=("drums",))
     made, wish = reader.fulfil(asked)
@@ -96,6 +141,16 @@ def test_what_is_said_apart_from_the_text_counts_and_is_shown(reader):
     assert "told to the model besides the text: genre jig" in wish.lines()
     assert "semantic token: 2" in wish.lines()
     assert not any("kept out" in line for line in wish.lines())
+
+
+def test_instruments_named_apart_from_the_text_replace_its_own(folder, card):
+    known = card.conditions | {"instruments": Vocabulary("multi_label", ("piano",))}
+    reader = Reader(folder, dataclasses.replace(card, conditions=known), has_programs=True)
+    text = "a slow waltz for piano"
+    assert reader.fulfil(order(text))[0].conditions["instruments"] == ["piano"]
+    made, wish = reader.fulfil(order(text, instruments=("guitar", "bass")))  # the model was trained with neither
+    assert "instruments" not in made.conditions
+    assert "told to the model besides the text: genre waltz; tempo 71" in wish.lines()
 
 
 def test_a_text_that_says_nothing(reader):

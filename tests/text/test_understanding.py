@@ -117,6 +117,8 @@ def test_words_that_only_look_like_words_of_music_are_none():
 def test_the_longest_phrase_wins_and_hyphens_and_case_do_not_matter():
     assert understand("Drum and Bass").values(GENRE) == ("drum and bass",)
     assert understand("drums and bass").values(INSTRUMENT) == ("drums", "bass")
+    assert understand("bass clarinet and bass drum").values(INSTRUMENT) == ("clarinet", "drums")
+    assert understand("bass and clarinet").values(INSTRUMENT) == ("bass", "clarinet")
     assert understand("HIP-HOP").values(GENRE) == understand("hiphop").values(GENRE) == ("hip hop",)
     assert [each.words for each in understand("an electric-guitar").entities] == ["electric guitar"]
 
@@ -133,11 +135,32 @@ def test_the_longest_phrase_wins_and_hyphens_and_case_do_not_matter():
         ("not too fast, not dense", "", None, ""),
         ("Opus 120", "", None, ""),
         ("000 bpm, I <3 60 bpm > 70", "slow", 60.0, ""),
+        ("slow tempo, 12 bar blues", "slow", None, ""),
+        ("a fast tempo 12-bar blues, 29 bpm", "fast", None, ""),
+        ("tempo: 32 bars of jazz at 30 bpm", "slow", 30.0, ""),
+        ("not at 120 bpm but at 90 bpm", "moderate", 90.0, ""),
+        ("no drums at 90 bpm", "moderate", 90.0, ""),
     ],
 )
 def test_tempo_and_density(text, tempo, bpm, density):
     understood = understand(text)
     assert (understood.tempo, understood.bpm, understood.density) == (tempo, bpm, density)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "mode"),
+    [
+        ("not in a minor key", "", ""),
+        ("a sad waltz, not in A minor", "", ""),
+        ("not in A minor but in C♯ major", "C# major", "major"),
+        ("avoid minor chords; in B♭", "Bb", ""),
+        ("no drums in A-minor", "A minor", "minor"),
+        ("major, not minor", "", "major"),
+    ],
+)
+def test_keys_that_are_wanted(text, key, mode):
+    understood = understand(text)
+    assert (understood.key, understood.mode) == (key, mode)
 
 
 def test_emotion_is_that_of_the_moods_that_are_wanted():

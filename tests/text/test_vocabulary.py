@@ -18,6 +18,7 @@ def test_every_word_of_the_vocabulary_is_understood_as_what_it_stands_for():
     for table, classes in (("tempo", map(tempo_class, (50, 100, 200))), ("density", map(density_class, (1, 7, 20)))):
         assert set(words[table]) == set(classes)
     assert all(tempo_class(fields["bpm"]) == name for name, fields in words["tempo"].items())
+    assert all(density_class(fields["notes"]) == name for name, fields in words["density"].items())
 
 
 def test_broader_genres():
