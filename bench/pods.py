@@ -9,7 +9,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from amt_jax.errors import Parser, run_command
+from amt_jax.errors import Parser, UserError, run_command
 
 # One row of a microbatch a chip: four of amt_86m took eight times the bytes through memory.
 PRESETS = ("remi_composer", "amt_86m", "amt_semantic", "amt_1b")
@@ -27,7 +27,13 @@ def main() -> None:
     from launch.compile_check import check
     from launch.report import Report
 
-    reports = [Report.from_json(each) for each in json.loads(args.output.read_text())] if args.output.exists() else []
+    try:
+        written = json.loads(args.output.read_text()) if args.output.exists() else []
+        reports = [Report.from_json(each) for each in written]
+    except TypeError:
+        raise UserError(
+            f"{args.output} was written by an older version; remove it, and all is compiled again"
+        ) from None
     for preset in args.presets:
         for topology in args.topologies:
             if any((each.config, each.topology) == (preset, topology) for each in reports):
