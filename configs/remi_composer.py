@@ -47,6 +47,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.dtype = "auto"  # of computing: bfloat16 on accelerators, float32 on a CPU
 
     config.optimizer = ConfigDict()
+    config.optimizer.name = "adamw"  # or muon, for the matrices inside layers
     config.optimizer.learning_rate = 5e-4  # the peak
     config.optimizer.warmup = 0.05  # fraction of all steps
     config.optimizer.final = 0.0  # last learning rate, fraction of the peak

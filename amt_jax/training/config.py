@@ -18,12 +18,15 @@ from amt_jax.model.config import ModelConfig, TransformerConfig
 from amt_jax.parallel.mesh import MeshConfig
 from amt_jax.training.lengths import phases
 
+OPTIMIZERS = ("adamw", "muon")
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay.
+    """AdamW or Muon with linear warm-up and cosine decay.
 
     Attributes:
+      name: "adamw", or "muon" for the kernels inside layers and AdamW for the rest, see optimizer.make_optimizer.
       learning_rate: the peak.
       warmup: fraction of all steps over which it rises from 0.
       final: the last learning rate as a fraction of the peak.
@@ -34,6 +37,7 @@ class OptimizerConfig:
       layer_decay: factor on the learning rate from a layer to the one below it, see optimizer.depth_factors; 1: none.
     """
 
+    name: str
     learning_rate: float
     warmup: float
     final: float
@@ -131,6 +135,8 @@ class TrainConfig:
             ("layer_decay", 1e-9, 1),
         ):
             _limit(f"optimizer.{name}", getattr(self.optimizer, name), low, high)
+        if self.optimizer.name not in OPTIMIZERS:
+            raise UserError(f"config.optimizer.name is {near(self.optimizer.name, list(OPTIMIZERS))}")
         for name, condition in self.conditions.items():
             _limit(f"conditions.{name}.dropout", condition.dropout, 0, 1)
             if condition.way not in WAYS:

@@ -1,4 +1,4 @@
-"""AdamW, its learning rate over a run and over the layers, and what decays."""
+"""AdamW or Muon, the learning rate over a run and over the layers, and what decays."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
 
 from amt_jax.training.config import OptimizerConfig
+
+MUON_BETA, MUON_RMS = 0.95, 0.2  # momentum, and an update's root mean square a unit of learning rate
 
 
 def learning_rate_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
@@ -45,13 +48,36 @@ def depth_factors(params: Any, decay: float) -> Any:
     return jax.tree_util.tree_map_with_path(factor, params)
 
 
+def matrices(params: Any) -> Any:
+    """What Muon takes: the kernels inside layers. Embeddings, what enters, norms and biases are AdamW's."""
+
+    def dimensions(path, _):
+        inside = path[0].key == "layers" and path[-1].key == "kernel"
+        return MuonDimensionNumbers() if inside else None
+
+    return jax.tree_util.tree_map_with_path(dimensions, params)
+
+
 def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
-    """Clips by global norm, then AdamW (Loshchilov & Hutter 2019), then `depth_factors` if layers differ."""
+    """Clips by global norm, then AdamW (Loshchilov & Hutter 2019) or Muon, then `depth_factors` if layers differ.
+
+    Muon is Jordan et al. 2024 as Liu et al. 2025 scale it: an update's root mean square is 0.2 of the learning rate,
+    about AdamW's, so that one learning rate suits both; AdamW takes what is no matrix.
+    """
     schedule = learning_rate_schedule(config, total_steps)
-    transformations = [
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decayed),
-    ]
+    if config.name == "muon":
+        rule = muon(
+            schedule,
+            beta=MUON_BETA,
+            weight_decay=config.weight_decay,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            muon_weight_dimension_numbers=matrices,
+            consistent_rms=MUON_RMS,
+        )
+    else:
+        rule = optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decayed)
+    transformations = [optax.clip_by_global_norm(config.clip_norm), rule]
     if config.layer_decay < 1:
         transformations.append(
             optax.stateless(

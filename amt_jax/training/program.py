@@ -108,19 +108,17 @@ def state_layout(
     model: AbstractModel, optimizer: optax.GradientTransformation, mesh: Mesh, *, averaged: bool = False
 ) -> TrainState:
     """Shapes and shardings of the whole state; moments and average lie as their parameters do."""
-    shardings = parameter_shardings(mesh, model.axes)
+    shardings, whole = parameter_shardings(mesh, model.axes), sharding(mesh)
+    places = dict(jax.tree_util.tree_leaves_with_path(shardings))
 
     def placed(shape, place):
         return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
 
-    whole = sharding(mesh)
-    optimizer_state = optax.tree_utils.tree_map_params(
-        optimizer,
-        placed,
-        jax.eval_shape(optimizer.init, model.shapes),
-        shardings,
-        transform_non_params=lambda shape: placed(shape, whole),
-    )
+    def of_state(path, shape):  # a moment's path ends with its parameter's
+        owners = (places[path[start:]] for start in range(len(path)) if path[start:] in places)
+        return placed(shape, next(owners, whole))
+
+    optimizer_state = jax.tree_util.tree_map_with_path(of_state, jax.eval_shape(optimizer.init, model.shapes))
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
     params = jax.tree.map(placed, model.shapes, shardings)
     return TrainState(params, optimizer_state, step, params if averaged else None)

@@ -83,21 +83,23 @@ def run(records, model_config, mesh_config, optimizer, steps):
 @pytest.fixture(scope="module")
 def one_device(records):
     """A function: (network, optimizer, steps) -> what one device makes of them, computed once."""
-    return functools.lru_cache(lambda model, sgd, steps: run(records, model, ONE, make(sgd), steps))
+    return functools.lru_cache(lambda model, name, steps: run(records, model, ONE, make(name), steps))
 
 
-def make(sgd: bool) -> optax.GradientTransformation:
+def make(name: str) -> optax.GradientTransformation:
     # SGD's update is the gradient, so large that a parameter it is subtracted from does not round it away; AdamW's
     # blows up rounding where a gradient is nearly zero.
-    return optax.sgd(1000.0) if sgd else make_optimizer(OptimizerConfig(3e-3, 0.1, 0.1, 0.9, 0.99, 0.1, 1.0, 1.0), 50)
+    if name == "sgd":
+        return optax.sgd(1000.0)
+    return make_optimizer(OptimizerConfig(name, 3e-3, 0.1, 0.1, 0.9, 0.99, 0.1, 1.0, 1.0), 50)
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 @pytest.mark.parametrize("fields", [{}, OLD], ids=["modern", "old"])
 def test_loss_gradients_and_parameters_equal_one_device(records, one_device, mesh, fields):
     model = config(**fields)
-    initial, expected, losses = one_device(model, True, 1)
-    _, found, found_losses = run(records, model, mesh, make(True), 1)
+    initial, expected, losses = one_device(model, "sgd", 1)
+    _, found, found_losses = run(records, model, mesh, make("sgd"), 1)
     np.testing.assert_allclose(found_losses, losses, rtol=1e-5)
     for (path, start), a, b in zip(
         jax.tree_util.tree_leaves_with_path(initial), jax.tree.leaves(expected), jax.tree.leaves(found), strict=True
@@ -112,13 +114,15 @@ def test_loss_gradients_and_parameters_equal_one_device(records, one_device, mes
 @pytest.mark.parametrize("mesh", [MeshConfig(4, 2, 1, 1), MeshConfig(2, 2, 2, 1), MeshConfig(2, 2, 1, 2)], ids=str)
 def test_no_activation_goes_to_where_a_table_lies(records, mesh, capfd):
     """The compiler warns where it can only gather an array everywhere to cut it in another way."""
-    run(records, config(), mesh, make(True), 1)
+    run(records, config(), mesh, make("sgd"), 1)
     assert "rematerialization" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("mesh", MESHES, ids=str)
-def test_fifty_steps_of_adamw_keep_the_loss_curve(records, one_device, mesh):
-    _, _, expected = one_device(config(), False, 50)
-    _, _, found = run(records, config(), mesh, make(False), 50)
+@pytest.mark.parametrize(
+    ("optimizer", "mesh"), [*(("adamw", mesh) for mesh in MESHES), ("muon", MeshConfig(2, 2, 2, 1))], ids=str
+)
+def test_fifty_steps_keep_the_loss_curve(records, one_device, optimizer, mesh):
+    _, _, expected = one_device(config(), optimizer, 50)
+    _, _, found = run(records, config(), mesh, make(optimizer), 50)
     assert expected[-1] < expected[0] - 0.5  # it learns
     np.testing.assert_allclose(found, expected, atol=1e-3)

@@ -22,7 +22,7 @@ MODEL = TransformerConfig(
     dropout=0.0, norm="rmsnorm", activation="swiglu", qk_norm=True, bias=False, rope_theta=1e4, remat="none",
     dtype="float32",
 )  # fmt: skip
-OPTIMIZER = OptimizerConfig(1e-2, 0.1, 0.1, 0.9, 0.99, 0.1, 1.0, 1.0)
+OPTIMIZER = OptimizerConfig("adamw", 1e-2, 0.1, 0.1, 0.9, 0.99, 0.1, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(

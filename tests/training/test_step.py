@@ -16,7 +16,7 @@ from amt_jax.training.config import OptimizerConfig, transformer_config
 from amt_jax.training.optimizer import decayed, depth_factors, learning_rate_schedule, make_optimizer
 from amt_jax.training.step import Regularization, TrainState, eval_step, train_step
 
-OPTIMIZER = OptimizerConfig(1e-2, 0.1, 0.1, 0.9, 0.99, 0.1, 1.0, 1.0)
+OPTIMIZER = OptimizerConfig("adamw", 1e-2, 0.1, 0.1, 0.9, 0.99, 0.1, 1.0, 1.0)
 SGD = optax.sgd(1.0)  # unlike Adam it does not blow up rounding
 NONE = Regularization(label_smoothing=0.1)
 
