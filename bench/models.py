@@ -22,6 +22,8 @@ def decoder(*, dtype: str = "float32", context_length: int = 8192, **sizes: int)
         qk_norm=False,
         bias=True,
         rope_theta=10_000.0,
+        clock="tokens",
+        history=0,
         remat="none",
         dtype=dtype,
         **sizes,

@@ -43,6 +43,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.qk_norm = False  # normalise queries and keys
     config.model.bias = True  # in linear layers
     config.model.rope_theta = 10_000.0  # base of the rotary frequencies
+    config.model.clock = "tokens"  # what positions count; moments: onsets
+    config.model.history = 0  # moments whose pitches each token is told
     config.model.remat = "full"  # none, dots or full: recomputed backwards, for less memory (bench/results/remat.md)
     config.model.dtype = "auto"  # of computing: bfloat16 on accelerators, float32 on a CPU
 

@@ -23,6 +23,8 @@ class ModelConfig:
       qk_norm: RMS-normalise queries and keys a head (Henry et al. 2020).
       bias: biases in linear layers.
       rope_theta: base of the rotary frequencies.
+      clock: what rotary positions count: "tokens", or "moments" (frames, onsets), see model.moments.
+      history: moments whose pitches each token is told, besides those of its own; 0 tells it nothing.
       remat: what the backward pass computes once more instead of keeping it: "none", all but products and attention
         ("dots"), each layer as a whole ("full").
       dtype: compute type, "float32" or "bfloat16"; parameters are float32.
@@ -39,6 +41,8 @@ class ModelConfig:
     qk_norm: bool
     bias: bool
     rope_theta: float
+    clock: str
+    history: int
     remat: str
     dtype: str
 
@@ -52,6 +56,8 @@ class TransformerConfig(ModelConfig):
       num_streams: K, token streams a time step.
       context_length: the longest window it is trained on, in tokens.
       conditions: the table of conditions.
+      pitches: of each id, the pitch that it sounds, from 0, or -1; for a clock of moments, or a history.
+      moments: of each id, whether a moment begins with it; for the same.
       quantized: whether kernels of linear layers are int8, see model.quantization; not for training.
     """
 
@@ -59,6 +65,8 @@ class TransformerConfig(ModelConfig):
     num_streams: int
     context_length: int
     conditions: tuple[ConditionConfig, ...] = ()
+    pitches: tuple[int, ...] = ()
+    moments: tuple[bool, ...] = ()
     quantized: bool = False
 
     def __post_init__(self):
@@ -70,6 +78,12 @@ class TransformerConfig(ModelConfig):
             raise ValueError(f"norm is layernorm or rmsnorm, not {self.norm!r}")
         if self.activation not in ("gelu", "swiglu"):
             raise ValueError(f"activation is gelu or swiglu, not {self.activation!r}")
+        if self.clock not in ("tokens", "moments"):
+            raise ValueError(f"clock is tokens or moments, not {self.clock!r}")
+        if self.history < 0:
+            raise ValueError(f"history is {self.history}; it must not be negative")
+        if self.hears and not len(self.pitches) == len(self.moments) == self.vocab_size:
+            raise ValueError("a clock of moments, or a history, needs to know the pitches and moments of all ids")
         if self.remat not in ("none", "dots", "full"):
             raise ValueError(f"remat is none, dots or full, not {self.remat!r}")
         if self.dtype not in ("float32", "bfloat16"):
@@ -78,6 +92,15 @@ class TransformerConfig(ModelConfig):
     @property
     def head_dim(self) -> int:
         return self.d_model // self.num_heads
+
+    @property
+    def hears(self) -> bool:
+        """Whether it needs to know of moments."""
+        return self.history > 0 or self.clock == "moments"
+
+    @property
+    def num_pitches(self) -> int:
+        return 1 + max(self.pitches)
 
     @property
     def attends_to_sources(self) -> bool:

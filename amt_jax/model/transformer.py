@@ -18,6 +18,7 @@ from amt_jax.model.attention import rotary_tables
 from amt_jax.model.conditioning import Conditioning, before_segments, of_segments
 from amt_jax.model.config import TransformerConfig
 from amt_jax.model.layers import ONE_DEVICE, Layer, Norm, Placement, dropout, keep_dots, look_up
+from amt_jax.model.moments import Heard, History, hear
 
 
 class Remembered(NamedTuple):
@@ -49,6 +50,7 @@ class Transformer(nnx.Module):
         table = jax.random.normal(rngs.params(), (config.num_streams, config.vocab_size, config.d_model))
         self.embedding = nnx.Param(table, axes=("stream", "vocab", "embed"))
         self.conditioning = Conditioning(config.conditions, config.d_model, jnp.dtype(config.dtype), rngs=rngs)
+        self.history = History(config, rngs=rngs) if config.history else None
         self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.num_layers)])
         self.norm = Norm(config.d_model, config.norm)
 
@@ -90,6 +92,9 @@ class Transformer(nnx.Module):
         x, asked, slots = self.embed(tokens, placement), self.conditioning(conditions, placement.constrain), 0
         if asked.added is not None:
             x = x + of_segments(asked.added, segments)
+        if self.config.hears:
+            heard = hear(tokens[..., 0], segments, self.config)
+            x, positions = self.tell(x, positions, heard)
         if asked.prefix is not None:
             prefix, places, owners = before_segments(asked.prefix)
             slots = prefix.shape[1]
@@ -126,7 +131,17 @@ class Transformer(nnx.Module):
         memory = [layer.cross.remember(asked.sources) for layer in self.layers]
         return Remembered(added, memory, (asked.source_segments != 0)[:, None], head)
 
-    def step(self, tokens, positions, remembered: Remembered, cache, index, mask, placement: Placement = ONE_DEVICE):
+    def tell(self, x: jax.Array, positions: jax.Array, heard: Heard) -> tuple[jax.Array, jax.Array]:
+        """Embeddings [..., D] that know what was heard, and positions [...] by the clock."""
+        return (
+            x if self.history is None else x + self.history(heard),
+            heard.moment if self.config.clock == "moments" else positions,
+        )
+
+    def step(
+        self, tokens, positions, remembered: Remembered, cache, index, mask, placement: Placement = ONE_DEVICE,
+        heard: Heard | None = None,
+    ):  # fmt: skip
         """One decoding step.
 
         Args:
@@ -137,6 +152,7 @@ class Transformer(nnx.Module):
           index: which of the S slots after those the new keys and values take, one for all rows.
           mask: [B, S] bool, those that a row may attend to, `index` included.
           placement: how it runs on the devices at hand.
+          heard: what these tokens know of moments, [B, ...]; None where the config does not ask for it.
 
         Returns:
           logits [B, K, V] float32 and the cache with slot `index` filled.
@@ -144,6 +160,8 @@ class Transformer(nnx.Module):
         x, slots = self.embed(tokens, placement), self.config.prefix_slots
         if remembered.added is not None:
             x = x + remembered.added
+        if self.config.hears:
+            x, positions = self.tell(x, positions, heard)
         if slots:
             each = sum(condition.way == "prefix" for condition in self.config.conditions)
             owned = jnp.broadcast_to(np.arange(slots) >= slots - each, (mask.shape[0], slots))

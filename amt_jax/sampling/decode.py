@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from amt_jax.model.moments import Heard, hear, hear_on
 from amt_jax.model.transformer import Transformer
 from amt_jax.parallel.attention import CACHE, placement
 from amt_jax.parallel.mesh import constrain, sharding
@@ -30,7 +31,8 @@ class DecodeState(NamedTuple):
     cache: a (key, value) of [B · G · K, S, H] a layer; logits: [B · G, V] of the next token, a row's branches side by
     side, so that devices that share rows need not exchange them; window: [B, S] the tokens in the slots; index: [] the
     next free slot; first: [B] a row's first slot; output: [B, M] new tokens; count: [] how many; done: [B]; seen:
-    [B, V] tokens that came before; clock: the rows' grammar states.
+    [B, V] tokens that came before; clock: the rows' grammar states; heard: what the newest tokens know of moments, None
+    where the model does not ask.
     """
 
     cache: cache.Cache
@@ -43,6 +45,7 @@ class DecodeState(NamedTuple):
     done: jax.Array
     seen: jax.Array
     clock: GrammarState
+    heard: Heard | None
 
 
 class Plan(NamedTuple):
@@ -60,7 +63,11 @@ class Plan(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("graph", "slots", "mesh"))
 def prefill(graph, params, conditions, window, first, *, slots, mesh):
-    """Reads a prompt [B, P] whose rows begin at slots `first`: the cache of `slots`, logits of the next [B · G, V]."""
+    """Reads a prompt [B, P] whose rows begin at slots `first`.
+
+    Returns:
+      The cache of `slots`, logits of the next tokens [B · G, V], and what the last ones know of moments.
+    """
     model: Transformer = nnx.merge(graph, params)
     slot = jnp.arange(window.shape[1])
     segments = (slot >= first[:, None]).astype(jnp.int32)
@@ -70,7 +77,10 @@ def prefill(graph, params, conditions, window, first, *, slots, mesh):
     inputs = (jnp.repeat(x, branches, axis=0) for x in (window[..., None], positions, segments))
     hidden, layers = model.hidden(*inputs, conditions, jnp.repeat(lengths, branches, axis=0), placement=placement(mesh))
     logits = model.logits(hidden[:, -1], model.head(placement(mesh)))[:, 0]
-    return cache.fill(layers, slots + model.config.prefix_slots, mesh), constrain(mesh, logits, "batch")
+    heard = None
+    if model.config.hears:
+        heard = jax.tree.map(lambda x: x[:, -1], hear(window, segments, model.config))
+    return cache.fill(layers, slots + model.config.prefix_slots, mesh), constrain(mesh, logits, "batch"), heard
 
 
 def logits_rows(conditions, window):
@@ -105,9 +115,11 @@ def decode(
 
         branches = state.logits.shape[0] // batch
         mask = (slot >= state.first[:, None]) & (slot <= state.index)
-        tokens, positions, mask = (jnp.repeat(x, branches, axis=0) for x in (token, state.index - state.first, mask))
+        heard = None if state.heard is None else hear_on(state.heard, token, model.config)
+        each = token, state.index - state.first, mask, heard
+        tokens, positions, mask, told = jax.tree.map(lambda x: jnp.repeat(x, branches, axis=0), each)
         logits, filled = model.step(
-            tokens[:, None], positions, remembered, state.cache, state.index, mask, placement(mesh)
+            tokens[:, None], positions, remembered, state.cache, state.index, mask, placement(mesh), told
         )
         return DecodeState(
             cache=filled,
@@ -120,6 +132,7 @@ def decode(
             done=done,
             seen=state.seen.at[jnp.arange(batch), token].set(True),
             clock=grammar.advance(state.clock, token, jnp),
+            heard=heard,
         )
 
     # It leaves as it came, or the next call would be another program.

@@ -205,9 +205,10 @@ class Programs:
         context = self.config.context_length
         keep = context // 2
         window, first = state.window[:, -keep:], jnp.maximum(state.first - (context - keep), 0)
-        cache, logits = self.open(weights, plan.conditions, window, first, context)
+        cache, logits, heard = self.open(weights, plan.conditions, window, first, context)
         window = jnp.pad(window, ((0, 0), (0, context - keep)), constant_values=self.spec.pad)
-        return named(state._replace(cache=cache, logits=logits, window=window, index=jnp.int32(keep), first=first))
+        opened = {"cache": cache, "logits": logits, "heard": heard}
+        return named(state._replace(**opened, window=window, index=jnp.int32(keep), first=first))
 
     def start(self, weights, settings, conditions, window, first) -> tuple[Plan, DecodeState]:
         width = window.shape[1]
@@ -227,7 +228,7 @@ class Programs:
                 playable=jnp.tile(self.grammar.playable(range(DRUMS + 1)), (self.batch, 1)),
             ),
         )
-        cache, logits = self.open(weights, plan.conditions, window, first, width)
+        cache, logits, heard = self.open(weights, plan.conditions, window, first, width)
         seen = jnp.zeros((self.batch, self.spec.vocab_size), bool).at[jnp.arange(self.batch)[:, None], window].set(True)
         return plan, DecodeState(
             cache=cache,
@@ -240,6 +241,7 @@ class Programs:
             done=jnp.zeros(self.batch, bool),
             seen=seen.at[:, (self.spec.pad, self.spec.bos)].set(False),
             clock=clock._replace(ends=clock.ends[:, :0]),  # polyphony is not limited
+            heard=heard,
         )
 
     def open(self, weights, conditions, window, first, slots):

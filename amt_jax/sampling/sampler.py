@@ -161,6 +161,7 @@ class Sampler:
             done=jnp.arange(bucket.rows) >= len(requests),
             seen=jnp.asarray(seen),
             clock=clock,
+            heard=None,
         )
         state = jax.device_put(state, shardings(state, self.mesh))
         plan = jax.device_put(plan, sharding(self.mesh))
@@ -255,13 +256,16 @@ class Sampler:
         used = int(state.index)
         prompt = state.window[:, used - keep : used]
         first = jnp.maximum(state.first - (used - keep), 0)
-        filled, logits = prefill(self.graph, self.params, plan.conditions, prompt, first, slots=slots, mesh=self.mesh)
+        filled, logits, heard = prefill(
+            self.graph, self.params, plan.conditions, prompt, first, slots=slots, mesh=self.mesh
+        )
         return state._replace(
             cache=filled,
             logits=logits,
             window=jnp.pad(prompt, ((0, 0), (0, slots - keep)), constant_values=self.spec.pad),
             index=jax.device_put(np.int32(keep), sharding(self.mesh)),
             first=first,
+            heard=heard,
         )
 
     def _strip(self, ids: np.ndarray) -> np.ndarray:

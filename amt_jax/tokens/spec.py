@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+MOMENTS = ("Frame", "Bar", "Position", "Rest", "TimeShift")  # the token types that move time on
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenSpec:
@@ -59,6 +61,21 @@ class TokenSpec:
         for index, ids in enumerate(self.merges):
             types[self.base_size + index] = types[ids[0]]
         return types
+
+    def pitches(self) -> np.ndarray:
+        """The pitch of every id, from 0 for the lowest; -1 where it has none. [V] int32"""
+        first, stop = self.ranges.get("Pitch", (0, 0))
+        pitches = np.full(self.vocab_size, -1, np.int32)
+        pitches[first:stop] = np.arange(stop - first)
+        return pitches
+
+    def moments(self) -> np.ndarray:
+        """Whether a moment begins with an id: what comes after it sounds together, until the next one. [V] bool"""
+        begins = np.zeros(self.vocab_size, bool)
+        for kind in MOMENTS:
+            first, stop = self.ranges.get(kind, (0, 0))
+            begins[first:stop] = True
+        return begins
 
     def expand(self, ids: np.ndarray) -> np.ndarray:
         """Replaces BPE ids by the base ids they stand for. [T] -> [T'], same dtype."""

@@ -30,7 +30,8 @@ from amt_jax.training.config import TrainConfig, transformer_config
 if TYPE_CHECKING:
     from amt_jax.tokens.symbolic import SymbolicTokenizer
 
-VERSION = 4  # 1 had the columns of queries, keys and values in another order, 3 a yes or no for model.remat
+VERSION = 5  # 1 had the columns of queries, keys and values in another order, 3 a yes or no for model.remat,
+# 4 no optimizer.name, model.clock, model.history
 TOKENIZER = "tokenizer.json"
 TEXT_FILES = ("encoder.json", "clusters.json", "captions.jsonl", "pooled.npy")
 
@@ -99,6 +100,9 @@ class RunFolder:
             version, config = data["version"], data["config"]
             if version == 3:
                 config["model"]["remat"] = "full" if config["model"]["remat"] else "none"
+            if version < 5:
+                config["model"] |= {"clock": "tokens", "history": 0}
+                config["optimizer"]["name"] = "adamw"
         except FileNotFoundError:
             raise UserError(
                 f"no run in {str(self.path)!r}; make one with python -m amt_jax.train --run={self.path}"

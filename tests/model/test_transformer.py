@@ -57,6 +57,15 @@ def reference(config: TransformerConfig, params, tokens, positions, segment, con
         return np.concatenate([turned.real, turned.imag], -1)
 
     x = sum(params["embedding"][k][tokens[:, k]] for k in range(config.num_streams))
+    if config.hears:
+        chords, clock = [], []  # of each moment the pitches so far
+        for t, token in enumerate(tokens[:, 0]):
+            chords += [np.zeros(config.num_pitches)] if t == 0 or config.moments[token] else []
+            chords[-1] = np.maximum(chords[-1], np.arange(config.num_pitches) == config.pitches[token])
+            told = [*chords[::-1], *[np.zeros(config.num_pitches)] * config.history][: 1 + config.history]
+            x[t] += linear(np.concatenate(told), params["history"]["project"])
+            clock.append(len(chords) - 1)
+        positions = np.array(clock)
     prefix, sources = [], []
     for each in config.conditions:
         value = conditions[each.name].astype(np.float64)
@@ -136,6 +145,7 @@ def test_a_packed_row_is_two_rows(config, make_params, values):
 @pytest.mark.parametrize("attend", [plain_attend, blockwise_attend])
 def test_a_token_depends_on_its_past_alone(config, make_params, values, attend):
     told = values(config)
+    config = dataclasses.replace(config, clock="tokens", history=0)  # embeddings have no pitches
 
     class Soft(Transformer):
         """Takes embeddings for tokens, so that there is a gradient."""

@@ -25,6 +25,7 @@ ONE = MeshConfig(1, 1, 1, 1)
 MESHES = [MeshConfig(8, 1, 1, 1), MeshConfig(1, 8, 1, 1), MeshConfig(2, 2, 2, 1), MeshConfig(2, 1, 1, 4)]
 ROWS, ACCUMULATION, CONTEXT = 16, 2, 64
 # Every way in.
+PITCHES, MOMENTS = tuple(max(id - 10, -1) for id in range(80)), tuple(id % 7 == 3 for id in range(80))
 CONDITIONS = (
     ConditionConfig("composer", 3, dropout=0.5), ConditionConfig("style", 5, "prefix", scale=1.0, dropout=0.2),
     ConditionConfig("words", 6, "cross", length=3, scale=1.0, dropout=0.2),
@@ -43,13 +44,16 @@ def config(**fields) -> TransformerConfig:
         **{
             "vocab_size": 80, "num_streams": 1, "num_layers": 2, "num_heads": 8, "num_kv_heads": 4, "d_model": 64,
             "d_ff": 96, "context_length": CONTEXT, "dropout": 0.1, "norm": "rmsnorm", "activation": "swiglu",
-            "qk_norm": True, "bias": False, "rope_theta": 1e4, "remat": "dots", "dtype": "float32",
-            "conditions": CONDITIONS, **fields,
+            "qk_norm": True, "bias": False, "rope_theta": 1e4, "clock": "moments", "history": 2, "remat": "dots",
+            "dtype": "float32", "conditions": CONDITIONS, "pitches": PITCHES, "moments": MOMENTS, **fields,
         }
     )  # fmt: skip
 
 
-OLD = {"norm": "layernorm", "activation": "gelu", "qk_norm": False, "bias": True, "num_kv_heads": 8, "remat": "full"}
+OLD = {
+    "norm": "layernorm", "activation": "gelu", "qk_norm": False, "bias": True, "num_kv_heads": 8, "remat": "full",
+    "clock": "tokens", "history": 0,
+}  # fmt: skip
 
 
 def run(records, model_config, mesh_config, optimizer, steps):
