@@ -12,6 +12,7 @@ from flax import nnx
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from amt_jax.model.moments import hear_on
 from amt_jax.model.params import init_params
 from amt_jax.sampling import cache, constraints, sampler
 from amt_jax.sampling.decode import prefill
@@ -177,7 +178,8 @@ def test_a_moved_window_is_a_fresh_forward_of_its_newer_half(setup, forward, pro
 
     def recorded(*args, **options):
         opened.append(prefill(*args, **options))
-        return opened[-1][0], jnp.copy(opened[-1][1])  # the sampler gives its own away
+        held, logits, heard = opened[-1]
+        return held, jnp.copy(logits), heard  # the sampler gives its own away
 
     monkeypatch.setattr(sampler, "prefill", recorded)
     wanted = GenerationSettings(seconds=600, max_tokens=120, guidance=2, top_k=0, seed=4)
@@ -189,7 +191,7 @@ def test_a_moved_window_is_a_fresh_forward_of_its_newer_half(setup, forward, pro
     for row, (request, result) in enumerate(zip(batch, results, strict=True)):
         check(setup, forward, request, result)
         expected = reference_logits(setup, forward, request, result.bucket, result.ids)
-        for window, (_, logits) in enumerate(opened):
+        for window, (_, logits, _) in enumerate(opened):
             null, asked = logits[2 * row], logits[2 * row + 1]
             slot = (window + 1) * half if window else result.bucket.width
             np.testing.assert_allclose(null + 2 * (asked - null), expected[slot - result.bucket.width], atol=1e-5)
@@ -214,23 +216,25 @@ def test_cache_and_no_cache_give_the_same_logits(setup, forward, guided):
     for row, length in enumerate(lengths):
         window[row, width - length :] = tokens[row][:length]
     expected = [forward(tokens[row], branch[row]) for row in range(3) for branch in branches]
-    held, logits = prefill(
+    held, logits, heard = prefill(
         setup.graph, setup.params, conditions, window, first, slots=slots - 4, mesh=setup.sampler.mesh
     )
     held = cache.grow(held, slots + setup.config.prefix_slots)  # a wider window changes nothing
 
     @jax.jit
-    def step(params, newest, positions, conditions, *args):
+    def step(params, newest, positions, conditions, *args, heard):
         model = nnx.merge(setup.graph, params)
-        return model.step(newest, positions, model.remember(conditions), *args)
+        return model.step(newest, positions, model.remember(conditions), *args, heard=heard)
 
     for index in range(width, width + steps):
         for row, each in enumerate(logits):
             np.testing.assert_allclose(each, expected[row][index - int(first[row // len(branches)]) - 1], atol=1e-5)
-        newest = jnp.array([[tokens[row][index - int(first[row])]] for row in range(3) for _ in branches])
+        newest = jnp.array([tokens[row][index - int(first[row])] for row in range(3)])
+        heard = hear_on(heard, newest, setup.config)
         mask = (jnp.arange(slots) >= first[:, None]) & (jnp.arange(slots) <= index)
-        positions, mask = (jnp.repeat(x, len(branches), axis=0) for x in (index - first, mask))
-        logits, held = step(setup.params, newest, positions, conditions, held, index, mask)
+        each = newest[:, None], index - first, mask, heard
+        newest, positions, mask, told = jax.tree.map(lambda x: jnp.repeat(x, len(branches), axis=0), each)
+        logits, held = step(setup.params, newest, positions, conditions, held, index, mask, heard=told)
         logits = logits[:, 0]
 
 
