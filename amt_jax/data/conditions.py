@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from amt_jax.data.captions import CaptionTable
 
 TEXT, SEMANTIC = "text", "semantic"
+TRANSPOSITION = "transposition"  # by how many semitones training has moved a piece, "+3"; null where it has not
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,25 +38,27 @@ class Conditions:
     captions: CaptionTable | None = None
 
     def of_piece(
-        self, values: Mapping[str, Any], random: np.random.Generator | None = None, *, transposed: bool = False
+        self, values: Mapping[str, Any], random: np.random.Generator | None = None, *, transposed: int = 0
     ) -> dict[str, np.ndarray]:
         """The values of a record's conditions. name -> [L, W] float16
 
         Of several captions a random one is taken, or without `random` the first that a person wrote, else the first;
-        never one that names the key of a piece that was transposed.
+        never one that names the key of a piece that was transposed, by so many semitones.
         """
         number = self._caption(values, random, transposed) if self.captions else None
         found = {}
         for name, vocabulary in self.vocabularies.items():
             if name == TEXT and number is not None:
                 found[name] = self.text(self.captions.states(number), self.captions.pooled(number))
+            elif name == TRANSPOSITION:
+                found[name] = self.value(name, f"{transposed:+d}" if transposed else None)
             elif name == SEMANTIC and number is not None:
                 found[name] = self.value(name, str(self.captions.semantic[number]))  # −1 is none of them
             else:
                 found[name] = self.value(name, None if vocabulary.kind == "text" else values.get(name))
         return found
 
-    def _caption(self, values: Mapping[str, Any], random: np.random.Generator | None, transposed: bool) -> int | None:
+    def _caption(self, values: Mapping[str, Any], random: np.random.Generator | None, transposed: int) -> int | None:
         captions = [each for each in values.get(TEXT, ()) if not (transposed and each["names_key"])]
         if not captions:
             return None

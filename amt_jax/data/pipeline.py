@@ -82,14 +82,18 @@ class Augmentation:
       transpose: semitones up or down, as far as the whole piece stays in range; drums stay.
       tempo: steps of the tempo vocabulary, clipped to it.
       velocity: steps of the velocity vocabulary, clipped to it.
+      transposed: share of the pieces that are transposed; the others keep their keys.
     """
 
     transpose: int = 0
     tempo: int = 0
     velocity: int = 0
+    transposed: float = 1.0
 
     def check(self, spec: TokenSpec) -> None:
         """Raises UserError if the vocabulary cannot be varied by id arithmetic."""
+        if not 0 <= self.transposed <= 1:
+            raise UserError(f"augmentation.transposed is {self.transposed:g}; it must be between 0 and 1")
         for field, kind in (("transpose", "Pitch"), ("tempo", "Tempo"), ("velocity", "Velocity")):
             amount = getattr(self, field)
             if amount < 0:
@@ -110,7 +114,7 @@ class Augmentation:
         if self.transpose:
             first, stop = spec.ranges["Pitch"]
             pitches = (original >= first) & (original < stop)
-            if pitches.any():
+            if pitches.any() and (self.transposed == 1 or random.random() < self.transposed):
                 low, high = int(original[pitches].min()), int(original[pitches].max())
                 shift = random.integers(max(-self.transpose, first - low), min(self.transpose, stop - 1 - high) + 1)
                 ids[pitches] = original[pitches] + shift
@@ -192,7 +196,7 @@ class Rows:
             ids, transposed = self.augmentation.apply(ids, spec, drawn)
         sequence = np.empty((len(ids) + 2, spec.num_streams), np.int32)
         sequence[0], sequence[1:-1], sequence[-1] = spec.bos, ids.reshape(len(ids), spec.num_streams), spec.eos
-        return sequence, self.conditions.of_piece(record.conditions, random, transposed=bool(transposed))
+        return sequence, self.conditions.of_piece(record.conditions, random, transposed=transposed)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from amt_jax.tokens.symbolic import SymbolicTokenizer
 
 VERSION = 5  # 1 had the columns of queries, keys and values in another order, 3 a yes or no for model.remat,
-# 4 no optimizer.name, model.clock, model.history
+# 4 no optimizer.name, model.clock, model.history, augmentation.transposed
 TOKENIZER = "tokenizer.json"
 TEXT_FILES = ("encoder.json", "clusters.json", "captions.jsonl", "pooled.npy")
 
@@ -103,6 +103,7 @@ class RunFolder:
             if version < 5:
                 config["model"] |= {"clock": "tokens", "history": 0}
                 config["optimizer"]["name"] = "adamw"
+                config["augmentation"]["transposed"] = 1.0
         except FileNotFoundError:
             raise UserError(
                 f"no run in {str(self.path)!r}; make one with python -m amt_jax.train --run={self.path}"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amt_jax.data.card import Card
-from amt_jax.data.conditions import Conditions
+from amt_jax.data.card import Card, Vocabulary
+from amt_jax.data.conditions import TRANSPOSITION, Conditions
 from amt_jax.data.pipeline import Augmentation, Records, Rows, batches
 from amt_jax.data.plan import EvalPlan, TrainPlan
 from amt_jax.errors import UserError
@@ -190,6 +190,25 @@ def test_augmentation_keeps_types_intervals_and_drums(spec, ids, transpose, temp
     assert (np.abs(shift[names == "Tempo"]) <= tempo).all()
     assert (np.abs(shift[names == "Velocity"]) <= velocity).all()
     assert (shift[names == "PitchDrum"] == 0).all()
+
+
+def test_a_share_of_the_pieces_is_transposed_and_told_how_far(records):
+    steps = Vocabulary("categorical", values=tuple(f"{step:+d}" for step in range(-4, 5) if step))
+    told = Conditions({TRANSPOSITION: steps}, {TRANSPOSITION: 1})
+    plan = TrainPlan(records.lengths, 4, 0)
+    rows, moved = Rows(records, plan, told, Augmentation(4, transposed=0.3), seed=1), []
+    for index in range(40 * plan.rows_per_epoch):
+        _, spans = plan.row(index)
+        for segment, span in enumerate(spans):
+            plain = np.concatenate([records[span.record].ids, [2]])[span.start : span.stop].astype(int)
+            shift = rows[index]["targets"][rows[index]["segments"] == segment + 1, 0] - plain
+            pitched = (plain >= 3) & (plain < 40)
+            if pitched.any():
+                step = int(shift[pitched][0])
+                value = rows[index]["conditions"][TRANSPOSITION][segment]
+                np.testing.assert_array_equal(value, told.value(TRANSPOSITION, f"{step:+d}" if step else None))
+                moved.append(step != 0)
+    assert 0.15 < np.mean(moved) < 0.35  # 0.3, but for those that are drawn to stay
 
 
 def test_transposition_reaches_every_step_and_agrees_within_an_epoch(records, spec, told):
