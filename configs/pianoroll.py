@@ -1,4 +1,4 @@
-"""Small models for the four piano-roll sets of Boulanger-Lewandowski et al. 2012: jsb, nottingham, piano_midi, musedata.
+"""Small models for the piano-roll sets of Boulanger-Lewandowski et al. 2012: jsb, nottingham, piano_midi, musedata.
 
 Command:   python -m data_prep.pianoroll --input=jsb.json --output=DATASET
            python -m amt_jax.train       --config=pianoroll:jsb --config.dataset=DATASET --run=RUN

@@ -80,8 +80,10 @@ def _show(splits: Mapping[str, Sequence[Record]], tokenizer: PianoRoll, output: 
     for split, records in splits.items():
         tokens, frames = sum(len(each.ids) for each in records), sum((each.ids == frame).sum() for each in records)
         print(f"  {split:5} {len(records):5} pieces {frames:8,} frames {tokens - frames:8,} pitches {tokens:9,} tokens")
-        if again := len(records) + len(seen) - len(seen := seen | {each.piece for each in records}):
-            print(f"        copies of a piece of this or an earlier split: {again}; they stay, as published figures have them")
+        pieces = [each.piece for each in records]
+        if copies := len(pieces) - len(set(pieces) - seen):
+            print(f"        {copies} like another of this or an earlier split; they stay, as in published figures")
+        seen |= set(pieces)
     print("next:")
     print(f"  python -m amt_jax.train --config=pianoroll:jsb --config.dataset={output} --run=RUN")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -57,7 +58,7 @@ def _records(path: str | os.PathLike, split: str, pieces: Any, tokenizer: PianoR
 def _check(here: str, pitches: Any, low: int, high: int) -> None:
     if not isinstance(pitches, list) or any(type(pitch) is not int for pitch in pitches):
         raise UserError(f"{here} is not a list of MIDI pitches")
-    if any(one >= other for one, other in zip(pitches, pitches[1:], strict=False)):
+    if any(one >= other for one, other in itertools.pairwise(pitches)):
         raise UserError(f"{here}: {pitches} do not ascend; each pitch stands once, the lowest first")
     if pitches and not low <= pitches[0] <= pitches[-1] <= high:
         raise UserError(f"{here}: {pitches} are not all from {low} to {high}")

@@ -153,9 +153,7 @@ def _by_semantic(guide: Mapping[str, float]) -> dict[str, float]:
     return {SEMANTIC if name == TEXT and SEMANTIC not in guide else name: scale for name, scale in guide.items()}
 
 
-def read_batch(
-    card: Card, tokenizer: Tokenizer, path: str | os.PathLike, defaults: Mapping[str, Any]
-) -> list[Order]:
+def read_batch(card: Card, tokenizer: Tokenizer, path: str | os.PathLike, defaults: Mapping[str, Any]) -> list[Order]:
     """The orders of a batch file: a json object a line, or in a .txt file a text.
 
     What a line does not say is as in `defaults`.
