@@ -103,7 +103,7 @@ def following(grammar: Grammar) -> np.ndarray:
 
 
 def melody(tokenizer: PianoRoll, record: Record) -> np.ndarray:
-    """The intervals between the highest pitches of frames, repeats and silence left out: alike in any key and rhythm."""
+    """The intervals of the highest pitches of frames, without repeats and silence: alike in any key and rhythm."""
     highest = np.array([pitches[-1] for pitches in tokenizer.decode_frames(record.ids) if pitches], np.int64)
     intervals = np.diff(highest)
     return intervals[intervals != 0]
