@@ -55,7 +55,7 @@ from amt_jax.tokens.spec import TokenSpec
 # The states, by number.
 KINDS = (
     *("START", "BAR", "METER", "POSITION", "TEMPO", "PROGRAM", "DRUM"),
-    *("PITCH", "VELOCITY", "NOTE", "REST", "SHIFT", "FRAME", "END"),
+    *("PITCH", "VELOCITY", "NOTE", "REST", "SHIFT", "END", "FRAME"),
 )
 
 DRUMS = 128  # Where drums stand among programs.
