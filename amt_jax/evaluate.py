@@ -17,9 +17,22 @@ def main(argv: list[str] | None = None) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--run", required=True, metavar="RUN", help="run folder, here or gs://… or s3://…")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the report")
+    parser.add_argument("--output", metavar="DIR", help="folder for the report; needed unless --likelihood is all")
     parser.add_argument("--split", default="test", help="train, valid or test (default: %(default)s)")
     parser.add_argument("--dataset", default="", metavar="DATASET", help="dataset folder (default: the run's own)")
+    parser.add_argument(
+        "--likelihood",
+        choices=("tokens", "frames"),
+        help="only this, and no music: of all tokens, or of piano-rolls frame by frame as the literature has it",
+    )
+    parser.add_argument(
+        "--rolls", metavar="FILE", help="with --likelihood=frames: score a split of this .json of piano-rolls instead"
+    )
+    parser.add_argument(
+        "--leaks",
+        action="store_true",
+        help="with --likelihood=frames: also without the pieces whose melody stands, transposed, in train",
+    )
     parser.add_argument("--samples", default="", metavar="DIR", help="judge these .mid files, do not generate any")
     parser.add_argument("--count", type=int, default=16, help="pieces to generate (default: %(default)s)")
     parser.add_argument(
@@ -40,7 +53,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     add_flags(parser)
     flags = vars(parser.parse_args(argv))
-    flags["output"] = storage.local_path(flags["output"])
+    kind, rolls, leaks = (flags.pop(name) for name in ("likelihood", "rolls", "leaks"))
+    if (rolls or leaks) and kind != "frames":
+        raise UserError("--rolls and --leaks go with --likelihood=frames")
+    if flags["output"]:
+        flags["output"] = storage.local_path(flags["output"])
+    elif not kind:
+        parser.error("the following arguments are required: --output")
     place = [flags.pop(name) for name in ("coordinator", "processes", "process", "connect_timeout")]
     for name, least in (("count", 1), ("follow", 0)):
         if flags[name] < least:
@@ -48,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from amt_jax.compilation import keep_compiled
     from amt_jax.evaluation.report import NAMES
-    from amt_jax.evaluation.run import evaluate_run
+    from amt_jax.evaluation.run import evaluate_run, score_run
     from amt_jax.parallel.mesh import MeshConfig
     from amt_jax.parallel.processes import is_first
     from amt_jax.training.run_folder import RunFolder
@@ -56,10 +75,17 @@ def main(argv: list[str] | None = None) -> None:
     flags["mesh"] = MeshConfig.parse(flags["mesh"])
     keep_compiled()
     with connect(*place):
-        report = evaluate_run(RunFolder(flags.pop("run")), **flags)
+        run = RunFolder(flags.pop("run"))
+        if kind:
+            for name in ("samples", "count", "seconds", "follow", "without_text"):
+                del flags[name]  # of music that is made
+            report = score_run(run, kind, rolls=rolls, leaks=leaks, **flags)
+        else:
+            report = evaluate_run(run, **flags)
         if is_first():
             print(*report.summary(), sep="\n")
-            print(f"report: {flags['output']}/{NAMES[-1]}")
+            if flags["output"]:
+                print(f"report: {flags['output']}/{NAMES[-1]}")
 
 
 if __name__ == "__main__":

@@ -172,7 +172,9 @@ def likelihood(generator: Generator, other: Generator, records: Records, seed: i
     scores = {}
     for title, (model, told) in tellings.items():
         conditions = open_conditions(records.folder, model.card, model.config)
-        scores[title] = score_pieces(model.config, model.sampler.params, told, conditions, title=f"scoring, {title}")[0]
+        scores[title] = score_pieces(
+            model.config, model.sampler.params, told, conditions, title=f"scoring, {title}"
+        ).sum(axis=1)
     found = {}
     for title, score in scores.items():
         columns = np.stack([score[:, 0], scores[NONE][:, 0] - score[:, 0], score[:, 1]], axis=1)  # [P, 3]

@@ -55,9 +55,9 @@ def write_dataset():
 
 @pytest.fixture(scope="session")
 def make_run(write_dataset):
-    """A function that makes a dataset and a run of a tiny untrained model: folder, pieces, fields -> RunFolder."""
+    """A function that makes a dataset and a run of a tiny untrained model: folder, pieces, tokenizer, fields -> it."""
 
-    def make(folder: Path, pieces: list[np.ndarray], **fields):
+    def make(folder: Path, pieces: list[np.ndarray], tokenizer=None, **fields):
         import jax
 
         from amt_jax.model.params import init_params
@@ -68,7 +68,7 @@ def make_run(write_dataset):
         from amt_jax.training.step import TrainState
         from configs import demo
 
-        tokenizer = SymbolicTokenizer.create("remi")
+        tokenizer = tokenizer or SymbolicTokenizer.create("remi")
         card = write_dataset(folder / "dataset", pieces, spec=tokenizer.spec, values=("A", "B, C", OTHER))
         tokenizer.save(folder / "dataset")
         wanted = demo.get_config().to_dict() | {"dataset": str(folder / "dataset"), "context": 64} | fields

@@ -74,6 +74,19 @@ class Retold:
         return dataclasses.replace(self._records[index], conditions=self._conditions(index))
 
 
+class Held:
+    """Records in memory, those of `kept`, under a card that tells their vocabulary."""
+
+    def __init__(self, card: Card, kept: Sequence[Record]):
+        self.card, self.lengths, self._kept = card, np.array([len(each.ids) for each in kept], np.int64), kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._kept[index]
+
+
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """How far a piece may be varied, drawn once an epoch for a whole piece.
@@ -133,7 +146,7 @@ class Rows:
 
     def __init__(
         self,
-        records: Records | Retold,
+        records: Records | Retold | Held,
         plan: Plan,
         conditions: Conditions,
         augmentation: Augmentation | None = None,

@@ -111,11 +111,15 @@ class EvalPlan:
       lengths: tokens of each piece, BOS and EOS not counted. [N]
       context: targets a row.
       stride: `context` for no overlap, `context // 2` so that half a window always precedes what counts.
+      skipped: targets at the beginning of each piece that do not count; none if not given. [N]
+      ends: whether the EOS of a piece is a target.
     """
 
     lengths: np.ndarray
     context: int
     stride: int
+    skipped: np.ndarray | None = None
+    ends: bool = True
 
     def __post_init__(self):
         if not 1 <= self.stride <= self.context:
@@ -124,16 +128,19 @@ class EvalPlan:
     @functools.cached_property
     def rows(self) -> list[list[Span]]:
         rows, free = [], 0
-        for record, length in enumerate(self.lengths.tolist()):
-            scored = start = 0
-            while scored <= length:
-                stop = min(start + self.context, length + 1)
+        skipped = np.zeros(len(self.lengths), int) if self.skipped is None else self.skipped
+        for record, (scored, targets) in enumerate(
+            zip(skipped.tolist(), (self.lengths + self.ends).tolist(), strict=True)
+        ):
+            start = 0
+            while scored < targets:
+                stop = min(start + self.context, targets)
                 if stop - start > free:
                     rows.append([])
                     free = self.context
-                rows[-1].append(Span(record, start, stop, scored))
+                rows[-1].append(Span(record, start, stop, min(scored, stop)))
                 free -= stop - start
-                scored, start = stop, start + self.stride
+                scored, start = max(scored, stop), start + self.stride
         return rows
 
     @functools.cached_property

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from amt_jax.data.conditions import Conditions
-from amt_jax.data.pipeline import Records, Retold, Rows, batches
+from amt_jax.data.pipeline import Held, Records, Retold, Rows, batches
 from amt_jax.data.plan import EvalPlan
 from amt_jax.evaluation.metrics import Estimate, bootstrap
 from amt_jax.model.config import TransformerConfig
@@ -30,7 +30,21 @@ from amt_jax.parallel.processes import gather, is_first
 from amt_jax.tokens.spec import TokenSpec
 
 _TOKENS_A_BATCH = 8192
-_NOTE_TYPES = ("Pitch", "PitchDrum")  # the token types that stand for one note each
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scope:
+    """Which targets count, and among what.
+
+    Attributes:
+      skipped: targets at the beginning of each piece that do not count. [P]
+      ends: whether a piece's EOS counts.
+      follows: which ids may follow an id: the others are masked out and the rest renormalised. [V, V] bool
+    """
+
+    skipped: np.ndarray
+    ends: bool
+    follows: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +61,10 @@ class Likelihood:
     """Figures over one split; intervals are by bootstrap over pieces.
 
     Attributes:
-      pieces, tokens, notes: what was scored; each piece's EOS is a token, its BOS is not.
-      nats_per_token, nats_per_note: negative log-likelihood; all tokens' nats count in both.
+      pieces, tokens, notes, frames: what was scored; each piece's EOS is a token, its BOS is not; a note is one that
+        is heard, however many tokens or frames write it.
+      nats_per_token, nats_per_note, nats_per_frame: negative log-likelihood; all tokens' nats count in each. NaN for
+        what the pieces are not known to have.
       perplexity: exp(nats_per_token).
       bits_per_second: of music; NaN if the pieces' seconds are not known.
       accuracy: share of targets that were the likeliest id.
@@ -58,8 +74,10 @@ class Likelihood:
     pieces: int
     tokens: int
     notes: int
+    frames: int
     nats_per_token: Estimate
     nats_per_note: Estimate
+    nats_per_frame: Estimate
     perplexity: Estimate
     bits_per_second: Estimate
     accuracy: Estimate
@@ -67,11 +85,18 @@ class Likelihood:
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "mesh"))
-def score_targets(graph: Any, params: Any, batch: dict[str, Any], mesh: Mesh) -> tuple[jax.Array, jax.Array]:
-    """Nats of every target and whether it was the likeliest id. A batch of the pipeline -> [B, T, K] float32, bool."""
+def score_targets(
+    graph: Any, params: Any, batch: dict[str, Any], follows: np.ndarray | None, mesh: Mesh
+) -> tuple[jax.Array, jax.Array]:
+    """Nats of every target and whether it was the likeliest id. A batch of the pipeline -> [B, T, K] float32, bool.
+
+    `follows` is as in Scope, or None if any id may follow.
+    """
     model: Transformer = nnx.merge(graph, params)
     inputs = (batch[name] for name in ("inputs", "positions", "segments", "conditions"))
     logits = model(*inputs, lengths=batch["lengths"], placement=placement(mesh))  # [B, T, K, V]
+    if follows is not None:
+        logits = jnp.where(jnp.asarray(follows)[batch["inputs"]], logits, -jnp.inf)
     targets = batch["targets"]
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - chosen, jnp.argmax(logits, axis=-1) == targets
@@ -85,6 +110,7 @@ def evaluate_likelihood(
     *,
     mesh: Mesh | None = None,
     seconds: np.ndarray | None = None,
+    notes: np.ndarray | None = None,
     seed: int = 0,
     title: str = "scoring",
 ) -> Likelihood:
@@ -94,29 +120,50 @@ def evaluate_likelihood(
 
     Args:
       config, params, records, conditions, mesh, title: see `score_pieces`.
-      seconds: length of each piece's music, for bits_per_second. [P]
+      seconds, notes, seed: see `summarise`.
+    """
+    sums = score_pieces(config, params, records, conditions, mesh=mesh, title=title)
+    return summarise(sums, records.card.spec, seconds=seconds, notes=notes, seed=seed)
+
+
+def summarise(
+    sums: np.ndarray,
+    spec: TokenSpec,
+    *,
+    seconds: np.ndarray | None = None,
+    notes: np.ndarray | None = None,
+    frames: np.ndarray | None = None,
+    seed: int = 0,
+) -> Likelihood:
+    """The figures of pieces.
+
+    Args:
+      sums: see `score_pieces`. [P, types, 3]
+      spec: the vocabulary.
+      seconds, notes, frames: how much of each there is in what was scored of a piece, if it is known. [P]
       seed: of the bootstrap.
     """
-    spec = records.card.spec
-    by_piece, by_type = score_pieces(config, params, records, conditions, mesh=mesh, title=title)
+    (nats, tokens, correct), by_type = sums.sum(axis=1).T, sums.sum(axis=0)
+    seconds, notes, frames = (np.zeros(len(sums)) if each is None else each for each in (seconds, notes, frames))
 
-    def per(column: int, over: np.ndarray, scale: float = 1.0, most: float = math.inf) -> Estimate:
-        pairs = np.stack([by_piece[:, column] * scale, over], axis=1)
+    def per(what: np.ndarray, over: np.ndarray, most: float = math.inf) -> Estimate:
         if not over.sum():
             return Estimate(math.nan, math.nan, math.nan)
+        pairs = np.stack([what, over], axis=1)
         return bootstrap(lambda x: x[:, 0].sum() / max(x[:, 1].sum(), 1e-9), [pairs], seed, most)
 
-    per_token = per(0, by_piece[:, 1])
-    no_seconds = np.zeros(len(records))
+    per_token = per(nats, tokens)
     return Likelihood(
-        pieces=len(records),
-        tokens=int(by_piece[:, 1].sum()),
-        notes=int(by_piece[:, 3].sum()),
+        pieces=len(sums),
+        tokens=int(tokens.sum()),
+        notes=int(notes.sum()),
+        frames=int(frames.sum()),
         nats_per_token=per_token,
-        nats_per_note=per(0, by_piece[:, 3]),
+        nats_per_note=per(nats, notes),
+        nats_per_frame=per(nats, frames),
         perplexity=Estimate(*(math.exp(min(x, 700)) for x in dataclasses.astuple(per_token))),
-        bits_per_second=per(0, no_seconds if seconds is None else seconds, 1 / math.log(2)),
-        accuracy=per(2, by_piece[:, 1], most=1.0),
+        bits_per_second=per(nats / math.log(2), seconds),
+        accuracy=per(correct, tokens, most=1.0),
         types={
             kind: TypeScore(int(count), nats / count, right / count)
             for kind, (nats, count, right) in zip(spec.ranges, by_type.tolist(), strict=True)
@@ -128,38 +175,43 @@ def evaluate_likelihood(
 def score_pieces(
     config: TransformerConfig,
     params: Any,
-    records: Records | Retold,
+    records: Records | Retold | Held,
     conditions: Conditions,
     *,
+    scope: Scope | None = None,
     mesh: Mesh | None = None,
     title: str = "scoring",
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over the targets of each piece, and of each token type, in windows that slide by half a context.
+) -> np.ndarray:
+    """Sums over the targets of each piece by token type, in windows that slide by half a context.
 
     Args:
       config: the model's.
       params: its parameters, on `mesh`.
       records: the split.
       conditions: what the model is told of them.
+      scope: which targets count, and among what; if not given, all among all ids.
       mesh: devices of this process, its first one if not given.
       title: of the progress bar.
 
     Returns:
-      nats, targets, correct targets and notes of each piece, [P, 4], and the first three of each type, [types, 3].
+      Nats, targets and correct targets. [P, types, 3] float64
     """
     graph = abstract_model(config).graph
     spec, context = records.card.spec, config.context_length
-    plan = EvalPlan(records.lengths, context, max(1, context // 2))
+    only = {"skipped": scope.skipped, "ends": scope.ends} if scope else {}
+    plan = EvalPlan(records.lengths, context, max(1, context // 2), **only)
+    follows = scope.follows if scope else None
     mesh = mesh or one_device()
     processes, process = jax.process_count(), jax.process_index()
     groups = mesh.shape["data"] * mesh.shape["fsdp"]
     batch_size = groups * max(1, min(_TOKENS_A_BATCH // context, -(-len(plan.rows) // processes) // groups))
     total, mine = processes * batch_size, range(process * batch_size, (process + 1) * batch_size)
-    types, notes = spec.type_ids(), notes_per_id(spec)
-    by_piece, by_type = np.zeros((len(records), 4)), np.zeros((len(spec.ranges), 3))
+    types = spec.type_ids()
+    sums = np.zeros((len(records), len(spec.ranges), 3))
     with tqdm(total=len(plan.rows), desc=title, unit="row", disable=None if is_first() else True) as progress:
         for index, batch in enumerate(batches(Rows(records, plan, conditions), total, slots=mine)):
-            nats, correct = jax.device_get(score_targets(graph, params, put_batch(batch, mesh, batch_size), mesh))
+            placed = put_batch(batch, mesh, batch_size)
+            nats, correct = jax.device_get(score_targets(graph, params, placed, follows, mesh))
             first = index * total + process * batch_size
             records_of = np.zeros((batch_size, plan.max_segments + 1), np.int64)  # by row and segment
             for row in range(batch_size):
@@ -168,21 +220,7 @@ def score_pieces(
             counts = np.nonzero(batch["weights"])  # rows and times of the targets that count
             pieces = records_of[counts[0], batch["segments"][counts]]
             targets = batch["targets"][counts]  # [targets, K]
-            columns = [nats[counts].astype(np.float64), np.ones(targets.shape), correct[counts], notes[targets]]
-            for column, values in enumerate(columns):
-                np.add.at(by_piece[:, column], pieces, values.sum(axis=1))
-                if column < 3:
-                    np.add.at(by_type[:, column], types[targets], values)
+            for column, values in enumerate([nats[counts].astype(np.float64), np.ones(targets.shape), correct[counts]]):
+                np.add.at(sums[..., column], (pieces[:, None], types[targets]), values)
             progress.update(min(total, len(plan.rows) - index * total))
-    return tuple(gather(x).sum(axis=0) for x in (by_piece, by_type))
-
-
-def notes_per_id(spec: TokenSpec) -> np.ndarray:
-    """The number of notes that each id stands for, more than one for some BPE merges. [V] int64"""
-    notes = np.zeros(spec.vocab_size, np.int64)
-    for kind in _NOTE_TYPES:
-        first, stop = spec.ranges.get(kind, (0, 0))
-        notes[first:stop] = 1
-    for index, ids in enumerate(spec.merges):
-        notes[spec.base_size + index] = notes[list(ids)].sum()
-    return notes
+    return gather(sums).sum(axis=0)

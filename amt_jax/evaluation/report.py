@@ -17,6 +17,7 @@ import numpy as np
 
 from amt_jax.evaluation import charts
 from amt_jax.evaluation.following import Followed
+from amt_jax.evaluation.frames import PieceScore
 from amt_jax.evaluation.likelihood import Likelihood
 from amt_jax.evaluation.metrics import METRICS, Comparison, Estimate, values_of
 from amt_jax.evaluation.page import page
@@ -48,6 +49,7 @@ class Report:
       sets: set ("samples", "real", "random") -> features of its pieces.
       comparisons: of the sets with the real one.
       following: aspect of what texts ask for -> how often music follows it.
+      scores: of single pieces, if they were scored by frames.
       pieces: samples to show.
       history: the run's metrics.jsonl, a dict a line.
     """
@@ -55,9 +57,10 @@ class Report:
     about: Mapping[str, Any]
     vocab_size: int
     likelihoods: Mapping[str, Likelihood]
-    sets: Mapping[str, Sequence[Features]]
-    comparisons: Sequence[Comparison]
+    sets: Mapping[str, Sequence[Features]] = dataclasses.field(default_factory=dict)
+    comparisons: Sequence[Comparison] = ()
     following: Mapping[str, Followed] = dataclasses.field(default_factory=dict)
+    scores: Sequence[PieceScore] = ()
     pieces: Sequence[Piece] = ()
     history: Sequence[Mapping[str, Any]] = ()
 
@@ -68,6 +71,7 @@ class Report:
             "likelihood": {name: dataclasses.asdict(each) for name, each in self.likelihoods.items()},
             "music": {each.metric: dataclasses.asdict(each) for each in self.comparisons},
             "following": {aspect: dataclasses.asdict(each) for aspect, each in self.following.items()},
+            "pieces": [dataclasses.asdict(each) for each in self.scores],
             "samples": [{"name": p.name, "midi": p.midi, "audio": p.audio} for p in self.pieces],
         }
         return _without_nan(data)
@@ -83,6 +87,10 @@ class Report:
             for kind, score in found.types.items():
                 rows.append(["likelihood by type", kind, given, "nats", score.nats, "", "", score.count])
                 rows.append(["likelihood by type", kind, given, "accuracy", score.accuracy, "", "", score.count])
+        for each in self.scores:
+            rows.append(
+                ["likelihood by piece", "nats_per_frame", each.name, "value", each.nats_per_frame, "", "", each.frames]
+            )
         for each in self.comparisons:
             for name, mean in each.means.items():
                 rows.append(["music", each.metric, name, "mean", *dataclasses.astuple(mean), each.counted[name]])
@@ -114,6 +122,8 @@ class Report:
         lines = []
         if self.likelihoods:
             found = next(iter(self.likelihoods.values()))
+            if found.frames:
+                lines += [frames_line(title, each) for title, each in self.likelihoods.items()]
             lines.append(
                 f"On {found.pieces:,} real pieces ({found.tokens:,} tokens) the model needs "
                 f"{_number(found.nats_per_token.value)} nats a token, a perplexity of "
@@ -178,7 +188,18 @@ class Report:
 <p class="note">Every token once, in windows that slide by half a context; nothing smoothed or dropped. Brackets: 95 %
 intervals, bootstrap over the {first.pieces:,} pieces. A blind guess needs {math.log(self.vocab_size):.2f} nats a
 token.</p>
-<h3>By token type</h3><figure>{charts.types(first.types)}</figure></section>"""
+<h3>By token type</h3><figure>{charts.types(first.types)}</figure>{self._by_piece()}</section>"""
+
+    def _by_piece(self) -> str:
+        if not self.scores:
+            return ""
+        rows = "".join(
+            f"<tr><th>{html.escape(each.name)}</th><td>{each.nats_per_frame:.3f}</td><td>{each.frames:,}</td>"
+            f"<td>{html.escape(each.leaked_from)}</td></tr>"
+            for each in self.scores
+        )
+        return f"""<details><summary>By piece</summary><table>
+<tr><th></th><th>nats a frame</th><th>frames</th><th>its melody stands in</th></tr>{rows}</table></details>"""
 
     def _following(self) -> str:
         ways = next(iter(self.following.values())).shares
@@ -240,6 +261,18 @@ closer than that.</p>
         return f"<section><h2>Samples</h2>{shown}</section>"
 
 
+def frames_line(title: str, found: Likelihood) -> str:
+    """The figures of frames in one line."""
+    frames, note, second = (
+        f"{each.value:.3f} [{each.low:.3f}, {each.high:.3f}]"
+        for each in (found.nats_per_frame, found.nats_per_note, found.bits_per_second)
+    )
+    return (
+        f"{title}: {frames} nats a frame ({found.pieces:,} pieces, {found.frames:,} frames), {note} nats a note, "
+        f"{second} bits a second"
+    )
+
+
 def within_floor(found: Comparison, name: str) -> bool | None:
     """Whether a set is as close to the real one as real pieces are among themselves; None if it cannot be said."""
     metric = next(metric for metric in METRICS if metric.name == found.metric)
@@ -298,6 +331,7 @@ def _without_nan(data: Any) -> Any:
 
 _SET_TITLES = {"samples": "Samples", "random": "Random tokens", "real": "Real pieces"}
 _LIKELIHOOD_ROWS = {
+    "nats_per_frame": "nats a frame",
     "nats_per_token": "nats a token",
     "nats_per_note": "nats a note",
     "perplexity": "perplexity",

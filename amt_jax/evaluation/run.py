@@ -17,17 +17,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from symusic import Score
 from tqdm import tqdm
 
 from amt_jax import __version__, storage
 from amt_jax.data.cache import open_dataset
-from amt_jax.data.conditions import TEXT, open_conditions
-from amt_jax.data.pipeline import Records, Retold
+from amt_jax.data.card import content_hash
+from amt_jax.data.conditions import TEXT, Conditions, open_conditions
+from amt_jax.data.pipeline import Held, Records, Retold
+from amt_jax.data.rolls import read_rolls
 from amt_jax.errors import UserError
 from amt_jax.evaluation.following import choose
 from amt_jax.evaluation.following import follow as follow_texts
-from amt_jax.evaluation.likelihood import evaluate_likelihood
+from amt_jax.evaluation.frames import evaluate_frames
+from amt_jax.evaluation.likelihood import Likelihood, evaluate_likelihood
 from amt_jax.evaluation.metrics import compare
 from amt_jax.evaluation.report import Piece, Report
 from amt_jax.music import midi
@@ -39,6 +43,7 @@ from amt_jax.sampling.generator import Generator
 from amt_jax.sampling.request import Request
 from amt_jax.sampling.sampler import Sampler
 from amt_jax.sampling.settings import GenerationSettings
+from amt_jax.tokens.tokenizer import Tokenizer
 from amt_jax.training.run_folder import RunFolder
 
 _SHOWN = 6  # samples with a piano-roll on the page
@@ -106,24 +111,11 @@ def evaluate_run(
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
 
-    real = [tokenizer.decode(records[i].ids) for i in tqdm(range(len(records)), desc="reading", disable=None)]
-    lengths = np.array([features(score).seconds for score in real])
     names = [condition.name for condition in config.conditions]
     conditions = open_conditions(records.folder, card, config)  # by the run's card: matched by name, whatever their ids
-    told = {"model": records}
-    if names:
-        label = " and ".join(names)
-        told = {f"{label} given": records, f"{label} not given": Retold(records, lambda index: {})}
-    if TEXT in names:
-        order = np.random.default_rng(seed).permutation(len(records))
-        another = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
-        told[f"{label} of another piece given"] = Retold(records, lambda index: records[another[index]].conditions)
-    likelihoods = {
-        title: evaluate_likelihood(
-            config, params, each, conditions, seconds=lengths, seed=seed, mesh=devices, title=f"scoring, {title}"
-        )
-        for title, each in told.items()
-    }
+    real = read_scores(records, tokenizer)
+    lengths = np.array([features(score).seconds for score in real])
+    likelihoods = score_tokens(generator, records, conditions, real, devices, seed)
 
     if given is None:
         # Asked for what the real pieces are, so that both sets are of one mixture.
@@ -152,19 +144,13 @@ def evaluate_run(
         "random": [features(score) for score in noise],
     }
     about = {
-        "run": str(run.path),
-        "checkpoint": checkpoint,
-        "parameters sha256": generator.checkpoint,
-        "weights": generator.weights,
+        **_model(run, generator, checkpoint),
         "dataset": str(folder),
         "split": f"{split}, {len(records):,} pieces, content {records.card.split(split).content[:16]}",
         "samples": samples or f"{len(given)} generated, {settings}",
         "compared over": f"the first {seconds:g} seconds of each piece",
         "random tokens": f"{count} pieces of {tokens} tokens, all that the grammar allows equally likely",
-        "seed": seed,
-        "date": datetime.date.today().isoformat(),
-        "versions": f"amt_jax {__version__}, jax {jax.__version__}, Python {platform.python_version()}",
-        "device": jax.devices()[0].device_kind,
+        **_circumstances(seed),
     }
     report = Report(
         about=about,
@@ -179,6 +165,107 @@ def evaluate_run(
     if is_first():
         report.save(output)
     return report
+
+
+def score_run(
+    run: RunFolder,
+    kind: str,
+    output: str | os.PathLike | None = None,
+    *,
+    split: str = "test",
+    dataset: str = "",
+    rolls: str = "",
+    leaks: bool = False,
+    seed: int = 0,
+    checkpoint: str = "best",
+    encoder: str | None = None,
+    mesh: MeshConfig = ONE_DEVICE,
+    weights: str = "auto",
+) -> Report:
+    """Says how well a run predicts real music, and makes none; writes the report if there is an `output`.
+
+    Args:
+      kind: "tokens", or "frames" by the protocol of `evaluation.frames`.
+      rolls: a file of piano-rolls whose split is scored, instead of the dataset's.
+      leaks: for frames, also without the pieces whose melody stands in train: that of `rolls` if it has one, else the
+        dataset's.
+      run, output, split, dataset, seed, checkpoint, encoder, mesh, weights: see `evaluate_run`.
+    """
+    card, folder, train = run.card, dataset or run.config.dataset, []
+    if kind == "frames" and "Frame" not in card.spec.ranges:
+        raise UserError(
+            f"run {run.path} has no frames but {card.spec.name} tokens: with --likelihood=tokens its nats a note and "
+            "bits a second can be compared with those of frames"
+        )
+    if rolls:
+        splits = read_rolls(rolls, run.tokenizer, (split,))
+        records, content = Held(card, splits[split]), content_hash(each.to_bytes() for each in splits[split])
+        train = splits.get("train", [])
+    else:
+        records = open_records(run, folder, split, named=bool(dataset))
+        content = records.card.split(split).content
+    if leaks and not train:
+        known = open_records(run, folder, "train", named=bool(dataset))
+        train = [known[index] for index in range(len(known))]
+    devices = local_mesh(mesh, run.model_config)
+    generator = Generator(run, checkpoint, mesh=mesh, weights=weights, encoder=encoder)
+    config, params = generator.config, generator.sampler.params
+    conditions = generator.conditions if rolls else open_conditions(records.folder, card, config)
+    scores = []
+    if kind == "frames":
+        train = train if leaks else []
+        scored = evaluate_frames(
+            config, params, records, conditions, run.tokenizer, train=train, mesh=devices, seed=seed
+        )
+        likelihoods, scores = scored
+    else:
+        likelihoods = score_tokens(generator, records, conditions, read_scores(records, run.tokenizer), devices, seed)
+    report = Report(
+        about={
+            **_model(run, generator, checkpoint),
+            "dataset": str(rolls or folder),
+            "split": f"{split}, {len(records):,} pieces, content {content[:16]}",
+            **_circumstances(seed),
+        },
+        vocab_size=card.spec.vocab_size,
+        likelihoods=likelihoods,
+        scores=scores,
+        history=read_history(run.metrics_path),
+    )
+    if output and is_first():
+        report.save(output)
+    return report
+
+
+def read_scores(records: Records, tokenizer: Tokenizer) -> list[Score]:
+    """The music of records."""
+    return [tokenizer.decode(records[i].ids) for i in tqdm(range(len(records)), desc="reading", disable=None)]
+
+
+def score_tokens(
+    generator: Generator, records: Records, conditions: Conditions, real: Sequence[Score], devices: Mesh, seed: int
+) -> dict[str, Likelihood]:
+    """The likelihood of records by what the model is told of them; `real` is their music."""
+    names = [condition.name for condition in generator.config.conditions]
+    told = {"model": records}
+    if names:
+        label = " and ".join(names)
+        told = {f"{label} given": records, f"{label} not given": Retold(records, lambda index: {})}
+    if TEXT in names:
+        order = np.random.default_rng(seed).permutation(len(records))
+        another = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
+        told[f"{label} of another piece given"] = Retold(records, lambda index: records[another[index]].conditions)
+    heard = {
+        "seconds": np.array([features(score).seconds for score in real]),
+        "notes": np.array([score.note_num() for score in real]),
+    }
+    return {
+        title: evaluate_likelihood(
+            generator.config, generator.sampler.params, each, conditions,
+            **heard, seed=seed, mesh=devices, title=f"scoring, {title}",
+        )
+        for title, each in told.items()
+    }  # fmt: skip
 
 
 def open_records(run: RunFolder, folder: str | os.PathLike, split: str, *, named: bool) -> Records:
@@ -249,6 +336,24 @@ def read_history(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return history
+
+
+def _model(run: RunFolder, generator: Generator, checkpoint: str) -> dict[str, Any]:
+    return {
+        "run": str(run.path),
+        "checkpoint": checkpoint,
+        "parameters sha256": generator.checkpoint,
+        "weights": generator.weights,
+    }
+
+
+def _circumstances(seed: int) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "date": datetime.date.today().isoformat(),
+        "versions": f"amt_jax {__version__}, jax {jax.__version__}, Python {platform.python_version()}",
+        "device": jax.devices()[0].device_kind,
+    }
 
 
 def _generate(

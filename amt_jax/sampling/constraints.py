@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from amt_jax.tokens.grammar import Grammar, GrammarState
+from amt_jax.tokens.grammar import KINDS, Grammar, GrammarState
 
 EARLY_END = 0.9  # a piece may come to its own end once its notes fill this share of its time
 STRIDE = 512  # tokens of prompts read by one call of the compiled program
@@ -74,8 +74,9 @@ def constrain(grammar: Grammar, clock: GrammarState, logits: jax.Array, limits: 
     allowed &= (excess <= 0) | (excess <= clock.note_end[:, None] - _end_tick(clock, limits.end_bar)[:, None])
     sounding, sounded, end = end_seconds(after), end_seconds(clock)[:, None], limits.end[:, None]
     allowed &= (sounding <= end) | ((sounded > end) & (after.note_end <= clock.note_end[:, None]))
-    over = after.tick + after.position_ticks > _end_tick(after, end_bar)
-    over |= after.seconds + after.position_ticks * after.tick_seconds > end
+    needed = jnp.where(after.state == KINDS.index("FRAME"), 0, after.position_ticks)  # what ends a frame opens nothing
+    over = after.tick + needed > _end_tick(after, end_bar)
+    over |= after.seconds + needed * after.tick_seconds > end
     is_eos = jnp.arange(logits.shape[-1]) == grammar.eos
     may_end = jnp.take(allowed, grammar.eos, axis=-1)
     late = sounded[:, 0] >= limits.begin + EARLY_END * (limits.end - limits.begin)

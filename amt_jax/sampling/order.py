@@ -16,7 +16,8 @@ from amt_jax.data.conditions import SEMANTIC, TEXT
 from amt_jax.errors import UserError, near
 from amt_jax.music import instruments, midi
 from amt_jax.sampling.settings import GenerationSettings
-from amt_jax.tokens.symbolic import PRESETS, SymbolicTokenizer
+from amt_jax.tokens.symbolic import PRESETS
+from amt_jax.tokens.tokenizer import Tokenizer
 
 NO_PROMPT = np.zeros(0, np.uint16)
 SETTINGS = tuple(field.name for field in dataclasses.fields(GenerationSettings))
@@ -74,7 +75,7 @@ class Order:
         return name.encode(errors="replace").decode()  # what a shell gave in another encoding, no font can draw
 
 
-def make_orders(card: Card, tokenizer: SymbolicTokenizer, values: Mapping[str, Any]) -> list[Order]:
+def make_orders(card: Card, tokenizer: Tokenizer, values: Mapping[str, Any]) -> list[Order]:
     """Orders from names and values: a line of a batch file, the body of a request, the flags of a command.
 
     Args:
@@ -152,9 +153,7 @@ def _by_semantic(guide: Mapping[str, float]) -> dict[str, float]:
     return {SEMANTIC if name == TEXT and SEMANTIC not in guide else name: scale for name, scale in guide.items()}
 
 
-def read_batch(
-    card: Card, tokenizer: SymbolicTokenizer, path: str | os.PathLike, defaults: Mapping[str, Any]
-) -> list[Order]:
+def read_batch(card: Card, tokenizer: Tokenizer, path: str | os.PathLike, defaults: Mapping[str, Any]) -> list[Order]:
     """The orders of a batch file: a json object a line, or in a .txt file a text.
 
     What a line does not say is as in `defaults`.
@@ -280,7 +279,7 @@ def _is_value(vocabulary: Vocabulary, name: str) -> bool:
     return name.strip().casefold() in map(str.casefold, vocabulary.values)
 
 
-def _instruments(tokenizer: SymbolicTokenizer, asked: Any) -> tuple[str, ...]:
+def _instruments(tokenizer: Tokenizer, asked: Any) -> tuple[str, ...]:
     """The labels of the instruments that a person named."""
     names = asked.split(",") if isinstance(asked, str) else asked or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -294,7 +293,7 @@ def _instruments(tokenizer: SymbolicTokenizer, asked: Any) -> tuple[str, ...]:
     return labels
 
 
-def _read_prompt(tokenizer: SymbolicTokenizer, path: Any, beats: Any, tokens: Any) -> tuple[np.ndarray, str]:
+def _read_prompt(tokenizer: Tokenizer, path: Any, beats: Any, tokens: Any) -> tuple[np.ndarray, str]:
     """The ids of a MIDI file's beginning, and what to call it."""
     for name, value, kinds in (("prompt_beats", beats, (int, float)), ("prompt_tokens", tokens, (int,))):
         if value is not None and (type(value) not in kinds or not 0 < value < float("inf")):

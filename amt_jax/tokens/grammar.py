@@ -26,6 +26,10 @@ and where there are neither meters nor tempos (amt_events, remigen; without Velo
 
     START -> SemanticToken -> METER;   START, METER, NOTE, SHIFT -> TimeShift | note | EOS
 
+and in frames (pianoroll), where a note is its Pitch and lasts as long as its frame, a position:
+
+    START, NOTE, FRAME -> Frame | note;   FRAME -> EOS
+
 An example in REMI, with the clock after each token (4/4, a tick is half a position, Tempo_121.29 = 0.0309 s a tick):
 
     Bar         TimeSig_4/4  Position_0  Tempo_121.29  Pitch_60  Velocity_63  Duration_1.0.8  Rest_4.0.2  Position_8
@@ -51,7 +55,7 @@ from amt_jax.tokens.spec import TokenSpec
 # The states, by number.
 KINDS = (
     *("START", "BAR", "METER", "POSITION", "TEMPO", "PROGRAM", "DRUM"),
-    *("PITCH", "VELOCITY", "NOTE", "REST", "SHIFT", "END"),
+    *("PITCH", "VELOCITY", "NOTE", "REST", "SHIFT", "END", "FRAME"),
 )
 
 DRUMS = 128  # Where drums stand among programs.
@@ -112,8 +116,8 @@ class Grammar:
       position: [W] int32, the position in the bar of a Position token, else -1.
       bar: [W] bool, Bar.
       rest: [W] int32, positions from the end of the last note, 0 if not a Rest.
-      shift: [W] int32, positions from now, 0 if not a TimeShift.
-      length: [W] int32, positions of a Duration, else 0.
+      shift: [W] int32, positions from now, 0 if not a TimeShift or Frame.
+      length: [W] int32, positions of a Duration, or of a note that has none, else 0.
       pitch: [W] int32, of a Pitch or PitchDrum, else -1.
       program: [W] int32, of a Program, 128 for drums, else -1.
       opens: [W] bool, the first token of a note other than a drum.
@@ -163,11 +167,14 @@ class Grammar:
             return (beats * resolution + fraction) * per_beat // resolution
 
         durations = [v for k, v in zip(kinds, values, strict=True) if k == "Duration"]
-        per_beat = max(int(value.split(".")[2]) for value in durations)
+        # A frame is an eighth note of a tempo that makes it as long as its name says.
+        frames = [float(v) for k, v in zip(kinds, values, strict=True) if k == "Frame"]
+        per_beat = 2 if frames else max(int(value.split(".")[2]) for value in durations)
         finest = max((meter(v)[1] for k, v in zip(kinds, values, strict=True) if k == "TimeSig"), default=4)
         ticks_per_quarter = per_beat * finest // 4
         tempos = [float(v) for k, v in zip(kinds, values, strict=True) if k == "Tempo"]
-        tempo = min(tempos, key=lambda each: abs(each - 120), default=120)  # What a decoder assumes until it is told.
+        # What a decoder assumes until it is told.
+        tempo = 30 / frames[0] if frames else min(tempos, key=lambda each: abs(each - 120), default=120)
 
         def tick_seconds(bpm: float) -> float:
             return 60 / (bpm * ticks_per_quarter)
@@ -200,8 +207,8 @@ class Grammar:
             position=column("Position", int, -1),
             bar=kinds == "Bar",
             rest=column("Rest", positions),
-            shift=column("TimeShift", positions),
-            length=column("Duration", positions),
+            shift=column("TimeShift", positions) + (kinds == "Frame"),
+            length=column("Pitch", lambda v: 1) if frames else column("Duration", positions),
             pitch=pitch,
             program=program,
             opens=(program >= 0) & (program < DRUMS) if "Program" in kinds else pitch >= 0,
@@ -330,6 +337,11 @@ def _transitions(kinds: np.ndarray, values: np.ndarray) -> np.ndarray:
         for state in states.split():
             table[KINDS.index(state), kinds == kind] = KINDS.index(to)
 
+    if "Frame" in kinds:
+        allow("START NOTE FRAME", "Pitch", "NOTE")
+        allow("START NOTE FRAME", "Frame", "FRAME")
+        allow("FRAME", "EOS", "END")
+        return table
     if "Bar" in kinds:
         between = "METER TEMPO NOTE REST"
         allow(f"START {between}", "Bar", "BAR")

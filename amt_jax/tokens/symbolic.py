@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Mapping
 from itertools import groupby, pairwise
@@ -17,11 +16,11 @@ from amt_jax.errors import MidiError, UserError, near
 from amt_jax.tokens.encoder import Encoder
 from amt_jax.tokens.grammar import DRUMS
 from amt_jax.tokens.spec import TokenSpec
+from amt_jax.tokens.tokenizer import FILE, read
 
 if TYPE_CHECKING:
     import miditok
 
-FILE = "tokenizer.json"
 FIRST_CHARACTER = 33  # MidiTok writes id i as the character i + 33.
 
 
@@ -127,11 +126,8 @@ class SymbolicTokenizer:
         """Reads `folder`/tokenizer.json; raises UserError if it is missing or damaged."""
         import miditok
 
-        path = Path(folder) / FILE
-        if not path.is_file():
-            raise UserError(f"no {FILE} in {str(folder)!r}: a run or dataset folder without its tokenizer")
+        preset, path = read(folder)["preset"], Path(folder) / FILE
         try:
-            preset = json.loads(path.read_text(encoding="utf-8"))["preset"]
             return cls(preset, getattr(miditok, PRESETS[preset].tokenization)(params=path))
         except Exception as error:  # MidiTok checks nothing: a damaged file fails anywhere inside.
             raise UserError(f"{path} is damaged ({type(error).__name__}: {error})") from error

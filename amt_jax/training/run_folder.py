@@ -28,7 +28,7 @@ from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import TrainConfig, transformer_config
 
 if TYPE_CHECKING:
-    from amt_jax.tokens.symbolic import SymbolicTokenizer
+    from amt_jax.tokens.tokenizer import Tokenizer
 
 VERSION = 5  # 1 had the columns of queries, keys and values in another order, 3 a yes or no for model.remat,
 # 4 no optimizer.name, model.clock, model.history, augmentation.transposed
@@ -128,16 +128,16 @@ class RunFolder:
         return Card.load(self.path)
 
     @functools.cached_property
-    def tokenizer(self) -> SymbolicTokenizer:
-        from amt_jax.tokens.symbolic import SymbolicTokenizer  # MidiTok takes a second to import
+    def tokenizer(self) -> Tokenizer:
+        from amt_jax.tokens import tokenizer  # symusic takes a while to import
 
         if not (self.path / TOKENIZER).exists():
             raise UserError(f"run folder {self.path} has no {TOKENIZER}; copy it there from its dataset")
         if not storage.is_remote(self.path):
-            return SymbolicTokenizer.load(self.path)
+            return tokenizer.load(self.path)
         with tempfile.TemporaryDirectory() as here:  # MidiTok reads nothing but local files
             (Path(here) / TOKENIZER).write_bytes((self.path / TOKENIZER).read_bytes())
-            return SymbolicTokenizer.load(here)
+            return tokenizer.load(here)
 
     @functools.cached_property
     def text_path(self) -> Path:

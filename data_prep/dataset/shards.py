@@ -82,30 +82,48 @@ def write(
     `pieces` are those of `plan.rows`, `licence` is that of all of them; if empty, each has its own. The same plan gives
     the same bytes, so that it does no harm to write one twice.
     """
+    signatures = np.zeros((len(plan.rows), similarity.HASHES), np.uint32)
+
+    def records() -> Iterator[Record]:
+        for index, (row, piece) in enumerate(zip(plan.rows, pieces, strict=True)):
+            signatures[index, : len(piece.signature)] = piece.signature
+            conditions = {"composer": row.composer, **row.conditions} if row.composer else row.conditions
+            ids = tokenizer.merge(piece.ids)
+            yield Record(ids, conditions, row.piece, row.family, row.source, licence or row.licence)
+
+    shard, lengths, digests = write_records(plan.file, records(), draft, work)
+    part = work / uuid.uuid4().hex
+    with open(part, "wb") as file:
+        np.savez(file, lengths=lengths, digests=digests, signatures=signatures, sha256=np.array(shard.sha256))
+    os.replace(part, work / plan.receipt_file)
+
+
+def write_records(
+    name: str, records: Iterable[Record], draft: Path, work: Path
+) -> tuple[Shard, np.ndarray, np.ndarray]:
+    """Writes the shard `name` and its lengths into `draft`, each whole or not at all; `work` is for what is unfinished.
+
+    Returns:
+      Its row in the card, the tokens of each record, [records] int32, and their sha256s, [records, 32] uint8.
+    """
     from array_record.python.array_record_module import ArrayRecordWriter
 
     part = work / uuid.uuid4().hex
     writer = ArrayRecordWriter(str(part), OPTIONS)
-    lengths = np.zeros(len(plan.rows), np.int32)
-    digests = np.zeros((len(plan.rows), 32), np.uint8)
-    signatures = np.zeros((len(plan.rows), similarity.HASHES), np.uint32)
-    for index, (row, piece) in enumerate(zip(plan.rows, pieces, strict=True)):
-        ids = tokenizer.merge(piece.ids)
-        conditions = {"composer": row.composer, **row.conditions} if row.composer else row.conditions
-        record = Record(ids, conditions, row.piece, row.family, row.source, licence or row.licence).to_bytes()
-        writer.write(record)
-        lengths[index] = len(ids)
-        digests[index] = np.frombuffer(hashlib.sha256(record).digest(), np.uint8)
-        signatures[index, : len(piece.signature)] = piece.signature
+    lengths, digests = [], []
+    for record in records:
+        data = record.to_bytes()
+        writer.write(data)
+        lengths.append(len(record.ids))
+        digests.append(np.frombuffer(hashlib.sha256(data).digest(), np.uint8))
     writer.close()
-    shard = Shard(plan.file, len(lengths), int(lengths.sum()), file_sha256(part))
+    lengths = np.array(lengths, np.int32)
+    shard = Shard(name, len(lengths), int(lengths.sum()), file_sha256(part))
     os.replace(part, draft / shard.file)
     with open(part, "wb") as file:
         np.save(file, lengths)
     os.replace(part, draft / shard.lengths_file)
-    with open(part, "wb") as file:
-        np.savez(file, lengths=lengths, digests=digests, signatures=signatures, sha256=np.array(shard.sha256))
-    os.replace(part, work / plan.receipt_file)
+    return shard, lengths, np.array(digests, np.uint8).reshape(-1, 32)
 
 
 def read(folder: Path, shards: Iterable[Shard]) -> Iterator[bytes]:

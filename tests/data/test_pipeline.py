@@ -1,3 +1,4 @@
+import itertools
 import os
 
 import grain
@@ -63,6 +64,24 @@ def test_evaluation_scores_every_target_once(lengths, context, data):
             assert span.scored - span.start >= min(span.scored, context - stride)
     assert all((counts == 1).all() for counts in scored)
     assert plan.row(len(plan.rows)) == (0, [])
+
+
+@given(lengths_strategy, st.integers(1, 20), st.data())
+def test_targets_left_out_are_seen_but_do_not_count(lengths, context, data):
+    stride = data.draw(st.integers(1, context))
+    skipped = np.array([data.draw(st.integers(0, 25)) for _ in lengths])
+    plan = EvalPlan(lengths, context, stride, skipped=skipped, ends=False)
+    scored, seen = ([np.zeros(length, int) for length in lengths] for _ in range(2))
+    for span in itertools.chain(*plan.rows):
+        assert span.start <= span.scored <= span.stop <= lengths[span.record]
+        scored[span.record][span.scored : span.stop] += 1
+        seen[span.record][span.start : span.stop] += 1
+        # Before what counts stand the piece's start or context - stride targets, those left out as well.
+        assert span.scored in (span.start, span.stop) or span.scored - span.start >= min(span.scored, context - stride)
+    for skip, counts, everything in zip(skipped, scored, seen, strict=True):
+        assert (counts[:skip] == 0).all()
+        assert (counts[skip:] == 1).all()
+        assert everything.all() or skip >= len(everything)
 
 
 def test_epochs_differ_in_order_and_in_cuts():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from amt_jax.sampling.constraints import EARLY_END, ENDLESS, Limits, constrain, start
-from amt_jax.tokens.grammar import GrammarState
+from amt_jax.tokens.grammar import Grammar, GrammarState
+from amt_jax.tokens.pianoroll import PianoRoll
 
 
 def walk(grammar, seed, steps):
@@ -98,3 +99,25 @@ def test_where_nothing_fits_there_is_only_the_end(setup, after):
     got = constrain(setup.grammar, clock, jnp.zeros((1, len(setup.tokenizer.names))), within(setup, 0.0, 9.0))
     assert got[0, setup.grammar.eos] == 0
     assert (jnp.delete(got[0], setup.grammar.eos) == -jnp.inf).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_piece_of_frames_ends_with_a_whole_frame(seed):
+    tokenizer = PianoRoll(0.5, (60, 64))
+    grammar, random, ids = Grammar.create(tokenizer.spec, tokenizer.names), np.random.default_rng(seed), []
+    playable = jnp.ones((1, len(tokenizer.names)), bool)
+    limits = Limits(jnp.array([0.0]), jnp.array([4.0]), jnp.array([0]), jnp.array([ENDLESS]), playable)
+
+    @jax.jit
+    def follow(clock, id):
+        clock = grammar.advance(clock, id, jnp)
+        return clock, constrain(grammar, clock, jnp.zeros((1, len(tokenizer.names))), limits)
+
+    clock, id = grammar.start((1,), jnp), tokenizer.spec.bos
+    while id != tokenizer.spec.eos:
+        clock, logits = follow(clock, jnp.array([id]))
+        ids.append(id := int(random.choice(np.flatnonzero(np.isfinite(logits[0])))))
+    frames = tokenizer.decode_frames(np.array(ids))
+    assert EARLY_END * 8 <= len(frames) <= 8
+    assert ids[-2] == tokenizer.spec.ranges["Frame"][0]
+    assert tokenizer.encode_frames(frames).tolist() == ids[:-1]
