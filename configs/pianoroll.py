@@ -32,5 +32,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.d_model = 192
     config.model.d_ff = 512
     config.model.dropout = 0.1
-    config.optimizer.learning_rate = 2e-3
+    config.model.clock = "moments"
+    config.model.history = 4
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 4e-3
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.b2 = 0.98
+    config.conditions = ConfigDict({"transposition": {"way": "add", "scale": 1.0, "dropout": 0.0}})
     return config

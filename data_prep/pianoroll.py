@@ -37,6 +37,7 @@ def main() -> None:
 def write_dataset(splits: Mapping[str, Sequence[Record]], tokenizer: PianoRoll, dataset: Path, source: str) -> None:
     """Makes a dataset folder of these records; UserError if there is one already or something else."""
     from amt_jax.data.card import FILE, Card, Split, combine
+    from amt_jax.data.conditions import TRANSPOSITION, TRANSPOSITIONS
     from data_prep.dataset import shards
     from data_prep.dataset.staging import Staging
 
@@ -52,7 +53,7 @@ def write_dataset(splits: Mapping[str, Sequence[Record]], tokenizer: PianoRoll, 
         shard, _, digests = shards.write_records(name, records, staging.shards, staging.work)
         written[split] = Split((shard,), combine(map(bytes, digests)))
     preparation = {"command": "data_prep.pianoroll", "input": source, "frame_seconds": tokenizer.frame_seconds}
-    Card(tokenizer.spec, written, preparation=preparation).save(staging.draft)
+    Card(tokenizer.spec, written, {TRANSPOSITION: TRANSPOSITIONS}, preparation).save(staging.draft)
     staging.commit()
     staging.remove()
 

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from amt_jax.data.captions import CaptionTable
 
 TEXT, SEMANTIC = "text", "semantic"
-TRANSPOSITION = "transposition"  # by how many semitones training has moved a piece, "+3"; null where it has not
+# By how many semitones training has moved a piece; null where it has not.
+TRANSPOSITION, TRANSPOSITIONS = (
+    "transposition",
+    Vocabulary("categorical", tuple(f"{x:+d}" for x in range(-12, 13) if x)),
+)
 
 
 @dataclasses.dataclass(frozen=True)
