@@ -24,6 +24,7 @@ def decoder(*, dtype: str = "float32", context_length: int = 8192, **sizes: int)
         rope_theta=10_000.0,
         clock="tokens",
         history=0,
+        relative=0,
         remat="none",
         dtype=dtype,
         **sizes,

@@ -20,11 +20,8 @@ if TYPE_CHECKING:
     from amt_jax.data.captions import CaptionTable
 
 TEXT, SEMANTIC = "text", "semantic"
-# By how many semitones training has moved a piece; null where it has not.
-TRANSPOSITION, TRANSPOSITIONS = (
-    "transposition",
-    Vocabulary("categorical", tuple(f"{x:+d}" for x in range(-12, 13) if x)),
-)
+TRANSPOSITION = "transposition"  # by how many semitones training has moved a piece; null where it has not
+TRANSPOSITIONS = Vocabulary("categorical", tuple(f"{step:+d}" for step in range(-12, 13) if step))
 
 
 @dataclasses.dataclass(frozen=True)

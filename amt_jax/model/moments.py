@@ -3,7 +3,7 @@
 A transformer has to gather a chord from the tokens that spell it; here it is given chords as such, as the recurrent
 networks on piano rolls are (Boulanger-Lewandowski et al. 2012).
 
-B batch   T time   K moments back   P pitches   D model
+B batch   T time   K moments back   P pitches   D model   C features   R reach
 """
 
 from __future__ import annotations
@@ -71,6 +71,9 @@ def hear_on(heard: Heard, tokens: jax.Array, config: TransformerConfig) -> Heard
     )
 
 
+REACH = 12  # semitones up and down
+
+
 class History(nnx.Module):
     """What was heard as a vector to add to a token's embedding."""
 
@@ -84,3 +87,30 @@ class History(nnx.Module):
         """[..., P], [..., K, P] -> [..., D]."""
         chords = jnp.concatenate([heard.now[..., None, :], heard.past], axis=-2)
         return self.project(chords.reshape(*chords.shape[:-2], -1).astype(self.dtype))
+
+
+class Relative(nnx.Module):
+    """What was heard around each pitch, for the logit of that pitch: a convolution along pitch, so that what is learnt
+    in one key is known in all. The hidden state says how much each feature counts.
+    """
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        shape = 1 + config.history, 2 * REACH + 1, config.relative
+        self.filters = nnx.Param(0.1 * jax.random.normal(rngs.params(), shape), axes=(None, None, None))
+        self.threshold = nnx.Param(jnp.zeros(config.relative), axes=(None,))
+        self.mix = Linear(config.d_model, config.relative, ("embed", None), config, rngs=rngs, gain=0.3)
+        self.config = config
+
+    def __call__(self, x: jax.Array, heard: Heard) -> jax.Array:
+        """To add to logits. Hidden states [..., D], what was heard -> [..., V] float32."""
+        pitches = self.config.num_pitches
+        # All pairs of a pitch that was heard and one that may come: a product is faster than a narrow convolution.
+        offsets = np.arange(pitches)[:, None] - np.arange(pitches) + REACH  # [heard, to come]
+        inside = (offsets >= 0) & (offsets <= 2 * REACH)
+        pairs = jnp.where(inside[..., None], self.filters[...][:, np.clip(offsets, 0, 2 * REACH)], 0)
+        chords = jnp.concatenate([heard.now[..., None, :], heard.past], axis=-2).astype(x.dtype)
+        found = jnp.einsum("...KQ,KQPC->...PC", chords, pairs.astype(x.dtype))
+        found = jax.nn.gelu(found + self.threshold[...].astype(x.dtype))
+        added = jnp.einsum("...PC,...C->...P", found, self.mix(x), preferred_element_type=jnp.float32)
+        ids = np.array(self.config.pitches)
+        return jnp.where(ids >= 0, added[..., ids], 0)

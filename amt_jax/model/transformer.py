@@ -18,7 +18,7 @@ from amt_jax.model.attention import rotary_tables
 from amt_jax.model.conditioning import Conditioning, before_segments, of_segments
 from amt_jax.model.config import TransformerConfig
 from amt_jax.model.layers import ONE_DEVICE, Layer, Norm, Placement, dropout, keep_dots, look_up
-from amt_jax.model.moments import Heard, History, hear
+from amt_jax.model.moments import Heard, History, Relative, hear
 
 
 class Remembered(NamedTuple):
@@ -51,6 +51,7 @@ class Transformer(nnx.Module):
         self.embedding = nnx.Param(table, axes=("stream", "vocab", "embed"))
         self.conditioning = Conditioning(config.conditions, config.d_model, jnp.dtype(config.dtype), rngs=rngs)
         self.history = History(config, rngs=rngs) if config.history else None
+        self.relative = Relative(config, rngs=rngs) if config.relative else None
         self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.num_layers)])
         self.norm = Norm(config.d_model, config.norm)
 
@@ -79,22 +80,22 @@ class Transformer(nnx.Module):
         Returns:
           [B, T, K, V] float32.
         """
-        x, _ = self.hidden(tokens, positions, segments, conditions, lengths, dropout_key, placement)
-        return placement.constrain(self.logits(x, self.head(placement)), "batch", "time")
+        x, _, heard = self.hidden(tokens, positions, segments, conditions, lengths, dropout_key, placement)
+        return placement.constrain(self.logits(x, self.head(placement), heard), "batch", "time")
 
     def hidden(
         self, tokens, positions, segments, conditions, lengths=None, dropout_key=None, placement: Placement = ONE_DEVICE
-    ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
-        """The last hidden states [B, T, D] and each layer's (key, value), the latter to fill a cache.
+    ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]], Heard | None]:
+        """The last hidden states [B, T, D], each layer's (key, value), to fill a cache, and what was heard [B, T, ...].
 
-        Keys and values are [B, slots + T, K, H], those of `conditioning.before_segments` first.
+        Keys and values are [B, slots + T, K, H], those of `conditioning.before_segments` first. What was heard is None
+        where the config does not ask for it.
         """
         x, asked, slots = self.embed(tokens, placement), self.conditioning(conditions, placement.constrain), 0
         if asked.added is not None:
             x = x + of_segments(asked.added, segments)
-        if self.config.hears:
-            heard = hear(tokens[..., 0], segments, self.config)
-            x, positions = self.tell(x, positions, heard)
+        heard = hear(tokens[..., 0], segments, self.config) if self.config.hears else None
+        x, positions = self.tell(x, positions, heard)
         if asked.prefix is not None:
             prefix, places, owners = before_segments(asked.prefix)
             slots = prefix.shape[1]
@@ -119,7 +120,7 @@ class Transformer(nnx.Module):
         for layer, key in zip(self.layers, keys[:-1], strict=True):
             x, cache = apply(layer, x, rotary, segments, lengths, sources, placement, key)
             caches.append(cache)
-        return self.norm(x[:, slots:]), caches
+        return self.norm(x[:, slots:]), caches, heard
 
     def remember(self, conditions, placement: Placement = ONE_DEVICE) -> Remembered:
         """What `step` needs to know of conditions, name -> [B, 1, L, W], once a piece."""
@@ -131,7 +132,7 @@ class Transformer(nnx.Module):
         memory = [layer.cross.remember(asked.sources) for layer in self.layers]
         return Remembered(added, memory, (asked.source_segments != 0)[:, None], head)
 
-    def tell(self, x: jax.Array, positions: jax.Array, heard: Heard) -> tuple[jax.Array, jax.Array]:
+    def tell(self, x: jax.Array, positions: jax.Array, heard: Heard | None) -> tuple[jax.Array, jax.Array]:
         """Embeddings [..., D] that know what was heard, and positions [...] by the clock."""
         return (
             x if self.history is None else x + self.history(heard),
@@ -160,8 +161,7 @@ class Transformer(nnx.Module):
         x, slots = self.embed(tokens, placement), self.config.prefix_slots
         if remembered.added is not None:
             x = x + remembered.added
-        if self.config.hears:
-            x, positions = self.tell(x, positions, heard)
+        x, positions = self.tell(x, positions, heard)
         if slots:
             each = sum(condition.way == "prefix" for condition in self.config.conditions)
             owned = jnp.broadcast_to(np.arange(slots) >= slots - each, (mask.shape[0], slots))
@@ -172,7 +172,7 @@ class Transformer(nnx.Module):
         for layer, layer_cache, memory in zip(self.layers, cache, memories, strict=True):
             x, layer_cache = layer.step(x, rotary, layer_cache, index, mask, memory, remembered.visible, placement)
             caches.append(layer_cache)
-        return self.logits(self.norm(x), remembered.head), caches
+        return self.logits(self.norm(x), remembered.head, heard), caches
 
     def embed(self, tokens: jax.Array, placement: Placement = ONE_DEVICE) -> jax.Array:
         """Sum of the streams' embeddings. [..., K] -> [..., D]."""
@@ -184,7 +184,8 @@ class Transformer(nnx.Module):
         """The embeddings as `logits` takes them, [K, D, V]; in a loop XLA's CPU compiler would turn them every time."""
         return placement.constrain(self.embedding[...].astype(self.config.dtype)).swapaxes(1, 2)
 
-    def logits(self, x: jax.Array, head: jax.Array) -> jax.Array:
-        """Scaled products with the embeddings. [..., D], [K, D, V] -> [..., K, V] float32."""
+    def logits(self, x: jax.Array, head: jax.Array, heard: Heard | None) -> jax.Array:
+        """Scaled products with the embeddings. [..., D], [K, D, V], what was heard [...] -> [..., K, V] float32."""
         products = jnp.einsum("...D,KDV->...KV", x, head, preferred_element_type=jnp.float32)
-        return products * self.config.d_model**-0.5
+        products = products * self.config.d_model**-0.5
+        return products if self.relative is None else products + self.relative(x, heard)[..., None, :]

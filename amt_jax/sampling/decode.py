@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from amt_jax.model.moments import Heard, hear, hear_on
+from amt_jax.model.moments import Heard, hear_on
 from amt_jax.model.transformer import Transformer
 from amt_jax.parallel.attention import CACHE, placement
 from amt_jax.parallel.mesh import constrain, sharding
@@ -75,12 +75,13 @@ def prefill(graph, params, conditions, window, first, *, slots, mesh):
     branches = logits_rows(conditions, window) // window.shape[0]
     lengths = jnp.stack([first, window.shape[1] - first], axis=1)  # padding before, the prompt after
     inputs = (jnp.repeat(x, branches, axis=0) for x in (window[..., None], positions, segments))
-    hidden, layers = model.hidden(*inputs, conditions, jnp.repeat(lengths, branches, axis=0), placement=placement(mesh))
-    logits = model.logits(hidden[:, -1], model.head(placement(mesh)))[:, 0]
-    heard = None
-    if model.config.hears:
-        heard = jax.tree.map(lambda x: x[:, -1], hear(window, segments, model.config))
-    return cache.fill(layers, slots + model.config.prefix_slots, mesh), constrain(mesh, logits, "batch"), heard
+    x, layers, heard = model.hidden(
+        *inputs, conditions, jnp.repeat(lengths, branches, axis=0), placement=placement(mesh)
+    )
+    heard = jax.tree.map(lambda x: x[:, -1], heard)
+    logits = model.logits(x[:, -1], model.head(placement(mesh)), heard)[:, 0]
+    filled = cache.fill(layers, slots + model.config.prefix_slots, mesh)
+    return filled, constrain(mesh, logits, "batch"), jax.tree.map(lambda x: x[::branches], heard)
 
 
 def logits_rows(conditions, window):
