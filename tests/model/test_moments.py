@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amt_jax.model.moments import hear, hear_on
+from amt_jax.model.moments import Heard, Relative, hear, hear_on
 
 ROW, SYMBOLS = 24, 9  # id 0 begins a moment, 1 to 6 sound, 7 and 8 do neither
 
@@ -58,3 +59,29 @@ def test_token_after_token_is_the_whole_row(config, tokens):
     for time in range(1, ROW):
         heard = hear_on(heard, jnp.array([tokens[time]]), config)
         jax.tree.map(np.testing.assert_array_equal, heard, jax.tree.map(lambda x, time=time: x[:, time], whole))
+
+
+@pytest.mark.parametrize("shift", [-4, 3])
+def test_what_is_transposed_bends_the_transposed_logits(make_config, shift):
+    pitches = 60
+    config = make_config(
+        vocab_size=pitches + 1,
+        history=2,
+        relative=5,
+        pitches=(-1, *range(pitches)),
+        moments=(True,) + (False,) * pitches,
+    )
+    relative = Relative(config, rngs=nnx.Rngs(0))
+    random, middle = np.random.default_rng(0), slice(20, 40)
+    x = random.normal(size=(4, config.d_model)).astype(np.float32)
+    chords = np.zeros((4, 3, pitches), np.float32)
+    chords[..., middle] = random.random((4, 3, 20)) < 0.3
+
+    def bent(chords):
+        added = relative(x, Heard(chords[:, 0], chords[:, 1:], np.zeros(4, np.int32)))
+        assert not added[:, 0].any()  # no pitch
+        return np.asarray(added[:, 1:])
+
+    plain, moved = bent(chords), bent(np.roll(chords, shift, axis=-1))
+    assert np.ptp(plain[:, middle], axis=1).min() > 0.01
+    np.testing.assert_allclose(moved[:, 5:-5], np.roll(plain, shift, axis=-1)[:, 5:-5], atol=1e-6)
