@@ -167,7 +167,7 @@ def run(make_run, tmp_path_factory):
     pieces = [[[int(pitch)] for pitch in random.integers(50, 70, 30)] for _ in range(4)]
     folder = tmp_path_factory.mktemp("made")
     (folder / "rolls.json").write_text(json.dumps({"test": pieces}))
-    made = make_run(folder, [tokenizer.encode_frames(piece) for piece in pieces], tokenizer)
+    made = make_run(folder, [tokenizer.encode_frames(piece) for piece in pieces], tokenizer, conditions={})
     shutil.move(made.path, folder / "moved")
     return folder / "moved"
 
