@@ -15,7 +15,7 @@ from amt_jax.pretrained.bert import load_tokenizer
 from amt_jax.text.bert import BertEncoder
 from amt_jax.text.encoder import clean, load_encoder
 from amt_jax.text.tfidf import MAX_TERMS, TfidfEncoder
-from data_prep.words.captions import _CLASSES, _WAYS
+from data_prep.words.templates import _CLASSES, _WAYS
 
 ROOT = Path(__file__).parents[2]
 BERT = ROOT / "tests" / "pretrained" / "goldens" / "bert"
