@@ -21,7 +21,7 @@ from amt_jax.text import understanding, vocabulary
 from amt_jax.text.vocabulary import GENRE, MOOD
 from data_prep.collecting import portrait
 from data_prep.rows import read_rows
-from data_prep.words import eras
+from data_prep.words import eras, names
 from data_prep.words.pairs import read as read_pairs
 from data_prep.words.templates import Facts, Wording, captions
 
@@ -43,7 +43,6 @@ _MOODS = {
     (False, True): ("tense", "dramatic", "agitated"),
     (False, False): ("sad", "melancholic", "somber"),
 }
-NOBODY = ("anonymous", "traditional", "trad", "unknown", "unknown artist", "various", "various artists")
 _SURE_VALENCE, _SURE_AROUSAL = 0.3, 0.25
 # Genres that only say when a composer lived.
 _ERAS = frozenset(("baroque", "romantic era", "impressionist"))
@@ -309,7 +308,7 @@ def _artist(line: Mapping[str, Any], composer: eras.Composer | None) -> str:
     artist = line.get("artist") or ""
     if composer:
         return composer.surname if len(artist.split()) == 1 else composer.name
-    return "" if understanding.genre(artist) or artist.casefold() in NOBODY else artist
+    return "" if understanding.genre(artist) or names.is_nobody(artist) else artist
 
 
 def _list(value: Any) -> list[str]:
