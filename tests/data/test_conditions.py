@@ -191,14 +191,17 @@ def test_evaluation_draws_nothing(folder, conditions):
         assert all(np.array_equal(first, other) for other in others)
 
 
-@pytest.mark.parametrize("name", ["tempo", "text"])
+@pytest.mark.parametrize("name", ["tempo", "density", "mood", "text", "semantic", "instruments"])
 def test_varied_tempo_would_make_what_is_told_untrue(folder, name, spec):
     records = Records(folder, dataclasses.replace(Card.load(folder), spec=spec), "train")
-    vocabularies = {"tempo": Vocabulary("scalar", knots=(1.0, 2.0)), "text": Vocabulary("text", width=2)}
-    conditions = Conditions({name: vocabularies[name]}, {name: 1})
-    plan = TrainPlan(records.lengths, 8, 0)
-    with pytest.raises(UserError, match=f"augmentation.tempo would make the {name}"):
+    kinds = {"tempo": Vocabulary("scalar", knots=(1.0, 2.0)), "text": Vocabulary("text", width=2)}
+    kinds["density"], labels = kinds["tempo"], Vocabulary("multi_label", ("a",), (1,))
+    conditions, plan = Conditions({name: kinds.get(name, labels)}, {name: 1}), TrainPlan(records.lengths, 8, 0)
+    if name == "instruments":
         Rows(records, plan, conditions, Augmentation(tempo=1))
+    else:
+        with pytest.raises(UserError, match=f"augmentation.tempo would make untrue what the model is told as {name};"):
+            Rows(records, plan, conditions, Augmentation(tempo=1))
     Rows(records, plan, conditions, Augmentation(velocity=1))
 
 
