@@ -106,14 +106,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
             "device": jax.devices()[0].device_kind,
             "seed": args.seed,
         },
-        "following": listen(
-            *pair,
-            records,
-            texts[: args.follow],
-            seconds=args.seconds,
-            seed=args.seed,
-            guidance=args.guidance,
-        ),
+        "following": listen(*pair, records, texts[: args.follow], args.seconds, args.guidance, args.seed),
         "likelihood": likelihood(*pair, records, args.seed),
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -127,10 +120,9 @@ def listen(
     other: Generator,
     records: Records,
     texts: Sequence[Mapping[str, Any]],
-    *,
     seconds: float,
-    seed: int,
     guidance: Sequence[float],
+    seed: int,
 ) -> dict[str, Any]:
     """How often music is as the texts ask: any real music, the real music that they are of, made in each way."""
     from amt_jax.data.conditions import TEXT
@@ -141,9 +133,8 @@ def listen(
 
     real = [heard(excerpt(generator.tokenizer.decode(records[n].ids), seconds)) for n in range(len(records))]
     known = {CHANCE: [real] * len(texts), REAL: [[real[text["record"]]] for text in texts]}
-    told = [
-        Order(GenerationSettings(seconds=seconds, seed=seed + n), {TEXT: text["text"]}) for n, text in enumerate(texts)
-    ]
+    settings = [GenerationSettings(seconds=seconds, seed=seed + n) for n in range(len(texts))]
+    told = [Order(each, {TEXT: text["text"]}) for each, text in zip(settings, texts, strict=True)]
     asked = [{name: frozenset(x) if isinstance(x, list) else x for name, x in each["asked"].items()} for each in texts]
     found = follow(generator, told, asked, seed=seed, guidance=guidance, other=other, known=known)
     return {aspect: dataclasses.asdict(each) for aspect, each in found.items()}

@@ -145,14 +145,11 @@ def evaluate_run(
     )
     noise = [tokenizer.decode(ids) for ids in _generate(blind, anything, [{}] * count, "random tokens")]
 
-    following = {}
-    if texts:
-        orders = [
-            Order(dataclasses.replace(settings, seed=(seed + n) % 2**32), {TEXT: text})
-            for n, (text, _) in enumerate(texts)
-        ]
-        told = [generator.reader.fulfil(order)[0] for order in orders]
-        following = follow_texts(generator, told, [asked for _, asked in texts], seed=seed, other=other)
+    told = [
+        generator.reader.fulfil(Order(dataclasses.replace(settings, seed=(seed + n) % 2**32), {TEXT: text}))[0]
+        for n, (text, _) in enumerate(texts)
+    ]
+    following = follow_texts(generator, told, [asked for _, asked in texts], seed=seed, other=other) if texts else {}
 
     sets = {
         "samples": [features(excerpt(each.score, seconds)) for each in given],

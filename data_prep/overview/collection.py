@@ -36,15 +36,14 @@ class Collection:
         cls, metadata: str, descriptions: str | None = None, paired: str | None = None, skipped: str | None = None
     ) -> Collection:
         """From what data_prep.collect, .describe and .pair wrote; UserError at what cannot be read."""
-
-        def objects(file: str, fields: Sequence[str], command: str, **options: bool) -> list[dict[str, Any]]:
-            return read_objects(file, fields, f"data_prep.{command} makes such files", **options)
-
+        made_by = "data_prep.{} makes such files".format
         return cls(
-            objects(metadata, ["path", "title", "artist"], "collect"),
-            {row["path"]: row for row in objects(descriptions, ["path"], "describe")} if descriptions else None,
+            read_objects(metadata, ["path", "title", "artist"], made_by("collect")),
+            {row["path"]: row for row in read_objects(descriptions, ["path"], made_by("describe"))}
+            if descriptions
+            else None,
             {row["midi_path"]: row for row in pairs.read(paired)} if paired else None,
-            objects(skipped, ["path", "reason"], "collect", may_be_empty=True) if skipped else None,
+            read_objects(skipped, ["path", "reason"], made_by("collect"), may_be_empty=True) if skipped else None,
         )
 
     @property
