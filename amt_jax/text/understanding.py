@@ -9,13 +9,13 @@ import dataclasses
 import functools
 import itertools
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from amt_jax.errors import UserError
 from amt_jax.music.classes import tempo_class
 from amt_jax.text import vocabulary
+from amt_jax.text.cleaning import clean
 from amt_jax.text.keys import key_and_mode
 from amt_jax.text.vocabulary import GENRE, INSTRUMENT, LABELS, MOOD, SHORTEST_MISSPELT
 
@@ -38,6 +38,7 @@ _BPM = re.compile(
     rf"|(?:♩|\bbpm|\btempo) ?(?:=|:|of|at)? ?(?:about|around)? ?({_FROM_30})\b(?![ -]?bars?\b)",
     re.I,
 )
+_STRAIGHT = str.maketrans({"\u2018": "'", "\u2019": "'", "\ufe0e": None, "\ufe0f": None})
 _MARKUP = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|https?://\S+|\[\d+\]")
 
 
@@ -65,7 +66,7 @@ class Understanding:
     """What a text says about music.
 
     Attributes:
-      text: cleaned: NFKC, no markup or addresses, single spaces.
+      text: cleaned, without markup and addresses.
       wanted: the text without hyphens and without what its negations take back first.
       keywords: words of content in the order of the text, each once.
       entities: in the order of the text, a value once (and once negated).
@@ -110,42 +111,29 @@ def understand(text: str) -> Understanding:
 def understand_all(texts: Iterable[str]) -> Iterator[Understanding]:
     """`understand` for each of many texts, faster."""
     language, matcher = _tools()
-    cleaned, again = itertools.tee(clean(text) for text in texts)
-    for text, doc in zip(again, language.pipe(_plain(text) for text in cleaned), strict=True):
+    for doc, text in language.pipe(((_plain(text), text) for text in map(_readable, texts)), as_tuples=True):
         yield _understand(text, doc, matcher)
 
 
 def sentences(text: str) -> list[str]:
-    """A text's sentences, cleaned."""
+    """A text's sentences, cleaned, without markup and addresses."""
     language, _ = _tools()
     from spacy.pipeline import Sentencizer
 
-    doc = Sentencizer()(language.make_doc(clean(text)))
+    doc = Sentencizer()(language.make_doc(_readable(text)))
     return [sentence.text.strip() for sentence in doc.sents if sentence.text.strip()]
-
-
-def clean(text: str) -> str:
-    """A text in NFKC without markup, addresses, control and format characters, with single spaces."""
-    text = (
-        unicodedata.normalize("NFKC", text[:MAX_CHARACTERS])[:MAX_CHARACTERS]
-        .replace("\u2019", "'")
-        .replace("\u2018", "'")
-    )
-    text = _MARKUP.sub(" ", text)
-    # Variation selectors (Mn) and joiners (Cf) would keep an emoji from its plain form.
-    text = "".join(" " if c in "\t\n\r\v\f" else c for c in text if c.isspace() or not _invisible(c))
-    return " ".join(text.split())
 
 
 @functools.lru_cache(65536)
 def genre(name: str) -> str:
     """The genre that a whole name is a word for, "" if it is none."""
-    return vocabulary.forms()[GENRE].get(_plain(clean(name)).casefold(), "")
+    return vocabulary.forms()[GENRE].get(_plain(_readable(name)).casefold(), "")
 
 
-@functools.cache
-def _invisible(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cf", "Co", "Cs") or character in "\ufe0e\ufe0f"
+def _readable(text: str) -> str:
+    """A cleaned text without markup and addresses, its apostrophes straight, its emoji plain (variation selectors)."""
+    text = clean(text[:MAX_CHARACTERS])[:MAX_CHARACTERS].translate(_STRAIGHT)
+    return " ".join(_MARKUP.sub(" ", text).split())
 
 
 def _plain(text: str) -> str:
@@ -284,9 +272,13 @@ def _language(text: str, doc: Doc, known: set[int]) -> str:
     import py3langid
 
     ranks = {code: score for code, score in py3langid.rank(text) if code in vocabulary.words("languages")}
+    lead = ranks.pop("en")
     best = max(ranks, key=ranks.get)
+    letters = [each for each in text if each.isalpha()]
+    if sum(map(str.isascii, letters)) <= len(letters) / 2:
+        return best
     # Log probabilities: few words give small differences.
-    return best if ranks[best] - ranks["en"] > 12 + 4 * english else "en"
+    return best if ranks[best] - lead > 12 + 4 * english else "en"
 
 
 def _emotion(entities: Iterable[Entity]) -> tuple[float, float]:

@@ -13,7 +13,8 @@ import pytest
 from amt_jax.errors import UserError
 from amt_jax.pretrained.bert import load_tokenizer
 from amt_jax.text.bert import BertEncoder
-from amt_jax.text.encoder import clean, load_encoder
+from amt_jax.text.cleaning import clean
+from amt_jax.text.encoder import load_encoder
 from amt_jax.text.tfidf import MAX_TERMS, TfidfEncoder
 from data_prep.words.captions import _CLASSES, _WAYS
 

@@ -208,7 +208,7 @@ def test_a_whole_name_can_be_a_genre():
 
 
 def test_cleaning_and_sentences():
-    assert understanding.clean("<b>\uff2aazz</b>\u00a0 see https://a.b/rock [12]\u200b\n now") == "Jazz see now"
+    assert understand("<b>\uff2aazz</b>\u00a0 see https://a.b/rock [12]\u200b\n now").text == "Jazz see now"
     assert understanding.sentences("A waltz. It is slow!  Yes") == ["A waltz.", "It is slow!", "Yes"]
 
 
