@@ -169,7 +169,10 @@ def _tools() -> tuple[Language, PhraseMatcher]:
 
 
 def _understand(text: str, doc: Doc, matcher: PhraseMatcher) -> Understanding:
-    spans = _longest(matcher(doc, as_spans=True))
+    from spacy.util import filter_spans
+
+    # The longest first, and of two for the same words the one to be ignored.
+    spans = filter_spans(sorted(matcher(doc, as_spans=True), key=lambda span: not span.label_.startswith("|")))
     found = [(*span.label_.split("|"), span, FORM) for span in spans]
     known = {token.i for span in spans for token in span}
     if not any(token.is_alpha for token in doc) and not found:
@@ -214,17 +217,6 @@ def _understand(text: str, doc: Doc, matcher: PhraseMatcher) -> Understanding:
         mode=mode,
         key=key,
     )
-
-
-def _longest(spans: list[Span]) -> list[Span]:
-    """Spans that do not overlap, in order; the longer wins, and a phrase to be ignored over others of its length."""
-    taken: set[int] = set()
-    kept = []
-    for span in sorted(spans, key=lambda span: (span.start - span.end, not span.label_.startswith("|"), span.start)):
-        if taken.isdisjoint(range(span.start, span.end)):
-            taken.update(range(span.start, span.end))
-            kept.append(span)
-    return sorted(kept, key=lambda span: span.start)
 
 
 def _scope(doc: Doc, cue: Span) -> set[int]:
