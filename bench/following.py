@@ -6,8 +6,9 @@
 `prepare` needs the extra `words` and no accelerator. It arranges the music: most of it is for the piano, so that a
 model could not be asked for instruments. These are made arrangements, which nobody wrote; see arranged.arrange for the
 rule. Each is cut in windows of --seconds, and captions tell of a window's own tempo, mode, density and instruments: of
-a whole piece they would be true of its first 20 seconds only in part. No caption names a key's tonic, for training
-transposes. Files of one track are left out: ASAP's performances mark no tempo and do not tell the hands apart.
+a whole piece they would be true of its first 20 seconds only in part. Pieces are brought to C major or A minor as a
+whole: in varied keys a small model did not learn what a mode is. No caption names a key's tonic. Files of one track are
+left out: ASAP's performances mark no tempo and do not tell the hands apart.
 
 `run` needs what training needs: OUTPUT/dataset, texts.jsonl and encoder may be copied to a machine with an accelerator.
 It encodes the captions, trains --config twice, once never told a text, and writes how often music is as held-out texts
