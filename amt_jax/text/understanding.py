@@ -188,7 +188,7 @@ def _understand(text: str, doc: Doc, matcher: PhraseMatcher) -> Understanding:
         *(_scope_before(doc, span, named) for label, _, span, _ in found if label == "ABSENT"),
     )
     entities: dict[tuple, Entity] = {}
-    classes = {"TEMPO": "", "DENSITY": ""}
+    classes: dict[str, str] = {}
     for label, value, span, confidence in found:
         no = span.start in negated
         if label in LABELS:
@@ -196,8 +196,8 @@ def _understand(text: str, doc: Doc, matcher: PhraseMatcher) -> Understanding:
             entity = Entity(label, value, span.text, round(confidence, 3), no)
             if entity.confidence > getattr(entities.get((label, value, no)), "confidence", 0):
                 entities[label, value, no] = entity
-        elif label in classes and not no:
-            classes[label] = classes[label] or value
+        elif not no:
+            classes.setdefault(label, value)
     # "no drums in A minor" is about drums: of keys and numbers a negation takes back what it names first.
     refused = {i for scope in scopes for i in itertools.takewhile(lambda i: i not in named, sorted(scope))}
     wanted = "".join(token.text_with_ws for token in doc if token.i not in refused)
@@ -211,9 +211,9 @@ def _understand(text: str, doc: Doc, matcher: PhraseMatcher) -> Understanding:
         entities=tuple(entities.values()),
         valence=valence,
         arousal=arousal,
-        tempo=tempo_class(bpm) if bpm else classes["TEMPO"],
+        tempo=tempo_class(bpm) if bpm else classes.get("TEMPO", ""),
         bpm=bpm,
-        density=classes["DENSITY"],
+        density=classes.get("DENSITY", ""),
         mode=mode,
         key=key,
     )
@@ -237,14 +237,8 @@ def _scope(doc: Doc, cue: Span) -> set[int]:
 
 def _scope_before(doc: Doc, cue: Span, named: set[int]) -> set[int]:
     """Tokens that words of absence take back, named right before them: "the drums and the bass are left out"."""
-    scope: set[int] = set()
-    i = cue.start - 1
-    while i >= 0 and doc[i].lower_ in _VERBS:
-        i -= 1
-    while i >= 0 and (i in named or doc[i].lower_ in _JOINED):
-        scope.add(i)
-        i -= 1
-    return scope
+    before = itertools.dropwhile(lambda i: doc[i].lower_ in _VERBS, reversed(range(cue.start)))
+    return set(itertools.takewhile(lambda i: i in named or doc[i].lower_ in _JOINED, before))
 
 
 def _misspelt(doc: Doc, known: set[int]) -> Iterator[tuple[int, tuple[str, str], float]]:
@@ -291,6 +285,8 @@ def _keywords(doc: Doc, spans: list[Span]) -> tuple[str, ...]:
     for token in doc:
         if token.i in phrases:
             words.append(phrases[token.i].text.casefold())
-        elif token.i not in inside and token.is_alpha and not token.is_stop and len(token) > 2:
-            words += [token.lemma_.casefold() or token.lower_] if token.pos_ in ("", "NOUN", "PROPN", "ADJ") else []
+        elif token.i in inside or not token.is_alpha or token.is_stop or len(token) < 3:
+            continue
+        elif token.pos_ in ("", "NOUN", "PROPN", "ADJ"):
+            words.append(token.lemma_.casefold() or token.lower_)
     return tuple(word for word in dict.fromkeys(words) if word not in vocabulary.words("generic"))[:MAX_KEYWORDS]
