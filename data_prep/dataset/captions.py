@@ -22,14 +22,13 @@ from data_prep.dataset import shards
 
 @contextlib.contextmanager
 def hold(dataset: Path) -> Iterator[None]:
-    """Holds a dataset folder that captions are written to; UserError if another process holds it."""
+    """Holds a dataset that captions are written to; UserError if there is none, or another process holds it."""
+    Card.load(dataset)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(storage.lock(dataset, wait=False))
         except BlockingIOError:
             raise UserError(f"another process is at work on {dataset}; wait for it, or stop it") from None
-        except FileNotFoundError:
-            raise UserError(f"there is no dataset folder {str(dataset)!r}") from None
         yield
 
 

@@ -65,9 +65,9 @@ def encode(
 
     UserError if there is no dataset, it has no captions, or the encoder cannot be had.
     """
-    card = Card.load(dataset)
+    folder, work = dataset / FOLDER, dataset / WORK
     with records.hold(dataset):
-        folder, work = dataset / FOLDER, dataset / WORK
+        card = Card.load(dataset)
         _recover(folder, work)
         captions, empty = records.read(dataset, card)
         if not captions:

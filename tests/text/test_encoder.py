@@ -95,11 +95,6 @@ def test_an_encoder_is_equal_after_loading(encoder, tmp_path):
         load_encoder(tmp_path / "nowhere")
 
 
-def test_clean_gives_one_spelling():
-    assert clean("  ﬁddle\u00a0 tune\x00\u200d\t2/4\n") == "fiddle tune 2/4"
-    assert clean("e\u0301") == "é"
-
-
 def test_tfidf_knows_words_keys_and_nothing_of_sentences(tfidf):
     assert {"jazz", "c#", "3", "violin"} <= set(tfidf.terms)
     assert not {"a", "with", "in"} & set(tfidf.terms)
