@@ -169,12 +169,12 @@ def _wikipedia(args: argparse.Namespace) -> list[Text | Missing]:
 
 
 def _cleaned(found: Iterable[Text | Missing], max_words: int) -> Iterator[Text | Missing]:
-    from data_prep.words.prose import clean
+    from data_prep.words.prose import english
     from data_prep.words.text import Missing, Text
 
     for each in found:
         if isinstance(each, Text):
-            text, reason = clean(each.text, max_words)
+            text, reason = english(each.text, max_words)
             if not reason and not (each.path or each.title.strip()):
                 reason = "no title"
             yield (

@@ -19,6 +19,7 @@ from amt_jax.errors import UserError
 from amt_jax.model.conditioning import ConditionConfig
 from amt_jax.text.clusters import Clusters
 from data_prep import cluster, encode
+from data_prep.dataset.captions import register
 from tests.captioned import caption, write_captioned
 
 ROOT = Path(__file__).parents[2]
@@ -241,7 +242,7 @@ def test_a_model_of_semantic_tokens_alone_needs_the_clusters(folder, tmp_path):
     table = CaptionTable.load(copy / "text")
     files = {name: each for name, each in table.card.files.items() if name not in ("semantic.npy", "clusters.json")}
     dataclasses.replace(table.card, files=files).save(copy / "text")
-    encode.register(copy)
+    register(copy)
     with pytest.raises(UserError, match=r"the clusters in .* are not those"):
         open_conditions(copy, Card.load(folder), network(folder, semantic=True))
     assert Clusters.load(folder / "text").k == 2
