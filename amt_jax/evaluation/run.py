@@ -40,6 +40,7 @@ from amt_jax.music.render import AUDIO_FORMATS, piano_roll_png, save_audio
 from amt_jax.parallel.mesh import ONE_DEVICE, MeshConfig, local_mesh
 from amt_jax.parallel.processes import is_first
 from amt_jax.sampling.generator import Generator
+from amt_jax.sampling.order import Order
 from amt_jax.sampling.request import Request
 from amt_jax.sampling.sampler import Sampler
 from amt_jax.sampling.settings import GenerationSettings
@@ -136,7 +137,11 @@ def evaluate_run(
     )
     noise = [tokenizer.decode(ids) for ids in _generate(blind, anything, [{}] * count, "random tokens")]
 
-    following = follow_texts(generator, texts, seconds=seconds, seed=seed, other=other) if texts else {}
+    told = [
+        generator.reader.fulfil(Order(dataclasses.replace(settings, seed=(seed + n) % 2**32), {TEXT: text}))[0]
+        for n, (text, _) in enumerate(texts)
+    ]
+    following = follow_texts(generator, told, [asked for _, asked in texts], seed=seed, other=other) if texts else {}
 
     sets = {
         "samples": [features(excerpt(each.score, seconds)) for each in given],

@@ -213,7 +213,7 @@ def test_weights_of_8_bits_make_music_again(run, generator, tmp_path):
     path = next(small.generate(small.orders({"max_tokens": 60, "top_k": 0}))).save(tmp_path)
     assert json.loads(midi.read_text(path))["weights"] == "int8"
     assert small.replay(path).save(tmp_path / "..").read_bytes() == path.read_bytes()
-    with pytest.raises(UserError, match="was made with --weights=int8, this is float32"):
+    with pytest.raises(UserError, match="it was made in int8, not float32; add --weights=int8"):
         generator.replay(path)
 
 
