@@ -49,6 +49,10 @@ from amt_jax.training.run_folder import RunFolder
 
 _SHOWN = 6  # samples with a piano-roll on the page
 _SAMPLES = "samples"
+SCORED = {
+    "tokens": "all tokens of a piece and its end",
+    "frames": "all frames of a piece but the first and no end; what cannot come is masked out, the rest renormalised",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,6 +234,7 @@ def score_run(
             **_model(run, generator, checkpoint),
             "dataset": str(rolls or folder),
             "split": f"{split}, {len(records):,} pieces, content {content[:16]}",
+            "likelihood": SCORED[kind],
             **_circumstances(seed),
         },
         vocab_size=card.spec.vocab_size,
