@@ -214,19 +214,18 @@ def score_run(
         records = open_records(run, folder, split, named=bool(dataset))
         content = records.card.split(split).content
     if leaks and not train:
-        known = open_records(run, folder, "train", named=bool(dataset))
-        train = [known[index] for index in range(len(known))]
+        own = open_records(run, folder, "train", named=bool(dataset))
+        train = [own[index] for index in range(len(own))]
     devices = local_mesh(mesh, run.model_config)
     generator = Generator(run, checkpoint, mesh=mesh, weights=weights, encoder=encoder)
     config, params = generator.config, generator.sampler.params
     conditions = generator.conditions if rolls else open_conditions(records.folder, card, config)
     scores = []
     if kind == "frames":
-        train = train if leaks else []
-        scored = evaluate_frames(
-            config, params, records, conditions, run.tokenizer, train=train, mesh=devices, seed=seed
+        known = train if leaks else []
+        likelihoods, scores = evaluate_frames(
+            config, params, records, conditions, run.tokenizer, train=known, mesh=devices, seed=seed
         )
-        likelihoods, scores = scored
     else:
         likelihoods = score_tokens(generator, records, conditions, read_scores(records, run.tokenizer), devices, seed)
     report = Report(
