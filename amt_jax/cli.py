@@ -14,6 +14,7 @@ COMMANDS = {
     "describe": ("data_prep.describe", "the table, and pairs if there are any -> captions and labels of each file"),
     "report": ("data_prep.report", "all of these -> a page to look at"),
     "prepare": ("data_prep.midi", "a folder of MIDI files -> a dataset folder"),
+    "pianoroll": ("data_prep.pianoroll", "a file of piano-rolls -> a dataset folder"),
     "encode": ("data_prep.encode", "a dataset folder's captions -> what a network hears of them"),
     "cluster": ("data_prep.cluster", "a dataset folder's captions -> semantic tokens"),
     "train": ("amt_jax.train", "a dataset folder -> a run folder"),

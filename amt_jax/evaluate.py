@@ -83,6 +83,8 @@ def main(argv: list[str] | None = None) -> None:
         else:
             report = evaluate_run(run, **flags)
         if is_first():
+            for each in () if flags["output"] else report.scores:
+                print(f"{each.name}, {each.frames} frames: {each.nats_per_frame:.3f} nats a frame")
             print(*report.summary(), sep="\n")
             if flags["output"]:
                 print(f"report: {flags['output']}/{NAMES[-1]}")

@@ -53,9 +53,14 @@ def main() -> None:
     # Nothing is computed here, and a CPU's attention is the one that runs on every platform.
     jax.config.update("jax_platforms", "cpu")
     from amt_jax.sampling.portable import save_programs, save_weights
+    from amt_jax.tokens.symbolic import PRESETS
     from amt_jax.training.run_folder import RunFolder
 
     run = RunFolder(args.run)
+    if not args.weights_only and run.tokenizer.name not in PRESETS:
+        raise UserError(
+            f"an exported model writes MIDI by MidiTok, which has no {run.tokenizer.name} tokens; take --weights-only"
+        )
     config, params = run.load_model(args.checkpoint)
     if args.guidance and not config.conditions:
         raise UserError("--guidance: this model was trained without conditions, so there is nothing to follow")

@@ -59,7 +59,7 @@ def prepare(args: argparse.Namespace) -> None:
     about, table, described = work / "about", work / "told.jsonl", work / "descriptions.jsonl"
     run_module(
         "data_prep.collect", f"--input={work / 'midi'}", f"--output={about}",
-        f"--window-seconds={args.seconds:g}", f"--min-notes={MIN_NOTES}",
+        f"--window-seconds={args.seconds:g}", f"--min-notes={MIN_NOTES}", "--standardise-key",
     )  # fmt: skip
     _rewrite(about / "midi_metadata.jsonl", table, lambda line: {name: line[name] for name in TOLD})
     run_module(

@@ -6,8 +6,9 @@
 `prepare` needs the extra `words` and no accelerator. It arranges the music: most of it is for the piano, so that a
 model could not be asked for instruments. These are made arrangements, which nobody wrote; see arranged.arrange for the
 rule. Each is cut in windows of --seconds, and captions tell of a window's own tempo, mode, density and instruments: of
-a whole piece they would be true of its first 20 seconds only in part. No caption names a key's tonic, for training
-transposes. Files of one track are left out: ASAP's performances mark no tempo and do not tell the hands apart.
+a whole piece they would be true of its first 20 seconds only in part. Pieces are brought to C major or A minor as a
+whole: in varied keys a small model did not learn what a mode is. No caption names a key's tonic. Files of one track are
+left out: ASAP's performances mark no tempo and do not tell the hands apart.
 
 `run` needs what training needs: OUTPUT/dataset, texts.jsonl and encoder may be copied to a machine with an accelerator.
 It encodes the captions, trains --config twice, once never told a text, and writes how often music is as held-out texts
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
             "device": jax.devices()[0].device_kind,
             "seed": args.seed,
         },
-        "following": listen(*pair, records, texts[: args.follow], args),
+        "following": listen(*pair, records, texts[: args.follow], args.seconds, args.guidance, args.seed),
         "likelihood": likelihood(*pair, records, args.seed),
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -119,31 +120,24 @@ def listen(
     other: Generator,
     records: Records,
     texts: Sequence[Mapping[str, Any]],
-    args: argparse.Namespace,
+    seconds: float,
+    guidance: Sequence[float],
+    seed: int,
 ) -> dict[str, Any]:
-    """How often music is as the texts ask: made in each way, the real music that they are of, any real music."""
+    """How often music is as the texts ask: any real music, the real music that they are of, made in each way."""
     from amt_jax.data.conditions import TEXT
-    from amt_jax.evaluation.following import OTHER, PLAIN, SILENT, heard, judge, make
+    from amt_jax.evaluation.following import follow, heard
     from amt_jax.music.features import excerpt
     from amt_jax.sampling.order import Order
     from amt_jax.sampling.settings import GenerationSettings
 
-    settings = [GenerationSettings(seconds=args.seconds, seed=args.seed + n) for n in range(len(texts))]
-
-    def told(scale: float) -> list[Order]:
-        rows = zip(settings, texts, strict=True)
-        return [Order(dataclasses.replace(each, guidance=scale), {TEXT: text["text"]}) for each, text in rows]
-
-    silent = [Order(each) for each in settings]
-    ways = {OTHER: (other, silent), SILENT: (generator, silent), PLAIN: (generator, told(1.0))}
-    ways |= {f"{PLAIN}, guidance {scale:g}": (generator, told(scale)) for scale in args.guidance}
-    tokenizer = generator.tokenizer
-    real = [heard(excerpt(tokenizer.decode(records[n].ids), args.seconds)) for n in range(len(records))]
-    music = {CHANCE: [real] * len(texts)}
-    music |= {way: [[heard(score)] for score in make(*each, way)] for way, each in ways.items()}
-    music[REAL] = [[real[text["record"]]] for text in texts]
+    real = [heard(excerpt(generator.tokenizer.decode(records[n].ids), seconds)) for n in range(len(records))]
+    known = {CHANCE: [real] * len(texts), REAL: [[real[text["record"]]] for text in texts]}
+    settings = [GenerationSettings(seconds=seconds, seed=seed + n) for n in range(len(texts))]
+    told = [Order(each, {TEXT: text["text"]}) for each, text in zip(settings, texts, strict=True)]
     asked = [{name: frozenset(x) if isinstance(x, list) else x for name, x in each["asked"].items()} for each in texts]
-    return {aspect: dataclasses.asdict(each) for aspect, each in judge(asked, music, args.seed).items()}
+    found = follow(generator, told, asked, seed=seed, guidance=guidance, other=other, known=known)
+    return {aspect: dataclasses.asdict(each) for aspect, each in found.items()}
 
 
 def likelihood(generator: Generator, other: Generator, records: Records, seed: int) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.augmentation = ConfigDict()
     config.augmentation.transpose = 0  # semitones up or down, at most
     config.augmentation.transposed = 1.0  # share of the pieces that are
-    config.augmentation.tempo = 0  # steps of the tempo vocabulary, at most
+    config.augmentation.tempo = 0  # steps of the tempo vocabulary, at most; not where what is told depends on it
     config.augmentation.velocity = 0  # steps of the velocity vocabulary, at most
 
     config.mesh = ConfigDict()

@@ -41,7 +41,8 @@ from amt_jax.errors import Parser, UserError, run_command
 from data_prep.flags import check_folders, positive
 
 if TYPE_CHECKING:
-    from data_prep.collecting.collector import Report
+    from data_prep.collecting.collector import Collected
+    from data_prep.collecting.portrait import Making
 
 
 def main() -> int:
@@ -68,7 +69,7 @@ def main() -> int:
     )
     workers = args.workers or pool.usable_cores()
     try:
-        report = collect(
+        collected = collect(
             args.input, Path(args.output), making, workers=workers, timeout=args.timeout, licence=args.licence
         )
     except pool.Interrupted as error:
@@ -77,7 +78,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 130
-    _show(report, args, making.changes)
+    _show(collected, making, args.input, args.output)
     return 0
 
 
@@ -110,31 +111,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _show(report: Report, args: argparse.Namespace, made: bool) -> None:
+def _show(collected: Collected, making: Making, source: str, output: str) -> None:
     """Prints what became of the files, and what to do next."""
-    for folder in report.unreadable:
+    for folder in collected.unreadable:
         print(f"warning: no permission to look into {folder!r}", file=sys.stderr)
-    metadata = os.path.join(args.output, "midi_metadata.jsonl")
-    print(f"titles and artists: {report.layout}")
-    windows = f" as {report.lines} windows" if args.window_seconds else ""
-    print(f"{report.files} files: {report.files - report.skipped.total()} in {metadata}{windows}")
-    if report.dropped:
-        print(f"  {report.dropped:7} windows dropped: fewer than {args.min_notes} notes begin in them")
-    if report.identical:
-        print(f"  {report.identical:7} have the bytes of another file; data_prep.midi keeps one of them")
-    if report.gone:
-        print(f"  {report.gone:7} files of earlier runs are gone; what was made of them is removed")
-    for reason, count in report.skipped.most_common():
+    metadata = os.path.join(output, "midi_metadata.jsonl")
+    print(f"titles and artists: {collected.layout}")
+    windows = f" as {collected.lines} windows" if making.window_seconds else ""
+    print(f"{collected.files} files: {collected.files - collected.skipped.total()} in {metadata}{windows}")
+    if collected.dropped:
+        print(f"  {collected.dropped:7} windows dropped: fewer than {making.min_notes} notes begin in them")
+    if collected.identical:
+        print(f"  {collected.identical:7} have the bytes of another file; data_prep.midi keeps one of them")
+    if collected.gone:
+        print(f"  {collected.gone:7} files of earlier runs are gone; what was made of them is removed")
+    for reason, count in collected.skipped.most_common():
         print(f"  {count:7} left out: {reason}")
-    if report.skipped:
-        print(f"          each with its reason in {os.path.join(args.output, 'collect_skipped.jsonl')}")
-    if not report.lines:
-        raise UserError(f"no music is left of {args.input!r}")
-    music = os.path.join(args.output, "midi") if made else args.input
+    if collected.skipped:
+        print(f"          each with its reason in {os.path.join(output, 'collect_skipped.jsonl')}")
+    if not collected.lines:
+        raise UserError(f"no music is left of {source!r}")
+    music = os.path.join(output, "midi") if making.changes else source
     command = ["python", "-m", "data_prep.midi", f"--input={music}", "--output=DATASET", f"--metadata={metadata}"]
-    command += ["--composer-column=artist", *(["--family-column=family"] if made else [])]
+    command += ["--composer-column=artist", *(["--family-column=family"] if making.changes else [])]
     print(f"next:\n  {shlex.join(command)}")
-    described = os.path.join(args.output, "descriptions.jsonl")
+    described = os.path.join(output, "descriptions.jsonl")
     command = ["python", "-m", "data_prep.describe", f"--metadata={metadata}", f"--input={music}"]
     command += [f"--output={described}"]
     print(f"or, if words are wanted:\n  {shlex.join(command)}")

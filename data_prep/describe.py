@@ -18,20 +18,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amt_jax.errors import Parser, run_command
-from data_prep.flags import positive
+from data_prep.flags import check_file, positive
 
 if TYPE_CHECKING:
-    from data_prep.words.description import Report
+    from data_prep.words.description import Described
 
 
 def main() -> int:
     args = _parser().parse_args()
+    check_file(args.output, "descriptions.jsonl")
     from data_prep.words import description
 
-    report = description.describe(
+    described = description.describe(
         args.metadata, args.pairs, args.input, Path(args.output), count=args.captions, seed=args.seed
     )
-    _show(report, args.input, args.output)
+    _show(described, args.input, args.output)
     return 0
 
 
@@ -56,19 +57,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _show(report: Report, music: str | None, output: str) -> None:
+def _show(described: Described, music: str | None, output: str) -> None:
     """Prints what was described, and what was not."""
-    made = report.captions - report.human
-    print(f"{report.pieces} pieces in {output}: {report.captions} captions, {report.human} of them by people,")
-    print(f"  {report.distinct} different ones; {made} were made from the music")
-    if report.lacking:
-        print(
-            f"  {report.lacking:7} pieces lack some of their music's facts; --input=DIR would read them from the MIDI"
-        )
-    for reason, count in sorted(report.skipped.items(), key=lambda item: -item[1]):
+    made = described.captions - described.human
+    print(f"{described.pieces} pieces in {output}: {described.captions} captions, {described.human} of them by people,")
+    print(f"  {described.distinct} different ones; {made} were made from the music")
+    if described.lacking:
+        lacking = "pieces lack some of their music's facts; --input=DIR would read them from the MIDI"
+        print(f"  {described.lacking:7} {lacking}")
+    for reason, count in sorted(described.skipped.items(), key=lambda item: -item[1]):
         print(f"  {count:7} left out: {reason}")
-    if report.skipped:
-        print(f"          each with its reason in {report.skipped_file}")
+    if described.skipped:
+        print(f"          each with its reason in {described.skipped_file}")
     # Without --input it is not known where the music lies.
     command = ["python", "-m", "data_prep.midi", f"--input={music or 'DIR'}", "--output=DATASET"]
     print(f"next:\n  {shlex.join([*command, f'--descriptions={output}'])}")

@@ -21,6 +21,12 @@ def positive(kind: type) -> type:
     return parse
 
 
+def check_file(output: str | os.PathLike, example: str) -> None:
+    """Raises UserError if the file to write is a folder, naming a file in it."""
+    if os.path.isdir(output):
+        raise UserError(f"--output={output} is a folder; name a file in it, such as {os.path.join(output, example)}")
+
+
 def check_folders(source: str, output: str) -> None:
     """Raises UserError if the output lies in the folder of MIDI files, where it would be taken for music."""
     if storage.is_remote(source) or storage.is_remote(output):

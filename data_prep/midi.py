@@ -27,7 +27,7 @@ from data_prep.flags import check_folders, positive
 
 if TYPE_CHECKING:
     from amt_jax.data.card import Card
-    from data_prep.dataset.preparation import MakeRunner, Report
+    from data_prep.dataset.preparation import MakeRunner, Prepared
 
 
 def main() -> int:
@@ -69,7 +69,7 @@ def main() -> int:
     else:
         make_runner = functools.partial(Local, workers=workers, timeout=args.timeout)
     try:
-        report = prepare(
+        prepared = prepare(
             args.input,
             args.output,
             settings,
@@ -86,7 +86,7 @@ def main() -> int:
         done = f"{error.done} of {error.total} files are done; " if isinstance(error, pool.Interrupted) else ""
         print(f"interrupted: {done}run the same command again to go on from here", file=sys.stderr)
         return 130
-    _show(report, args)
+    _show(prepared, args)
     return 0
 
 
@@ -182,29 +182,29 @@ def _beam(args: argparse.Namespace, workers: int) -> MakeRunner:
     return functools.partial(beam.Beam, options=beam.parse_options(args.beam_options, workers), timeout=args.timeout)
 
 
-def _show(report: Report, args: argparse.Namespace) -> None:
+def _show(prepared: Prepared, args: argparse.Namespace) -> None:
     """Prints what became of the files, and what to do next."""
-    card, kept = report.card, [each for each in report.outcomes if each.kept]
-    for folder in report.unreadable:
+    card, kept = prepared.card, [each for each in prepared.outcomes if each.kept]
+    for folder in prepared.unreadable:
         print(f"warning: no permission to look into {folder!r}", file=sys.stderr)
-    if report.changed:
-        print(f"{len(report.outcomes)} files: {len(kept)} pieces ({report.added} new)")
+    if prepared.changed:
+        print(f"{len(prepared.outcomes)} files: {len(kept)} pieces ({prepared.added} new)")
     else:
-        print(f"nothing changed: {len(report.outcomes)} files, {len(kept)} pieces are in {args.output}")
+        print(f"nothing changed: {len(prepared.outcomes)} files, {len(kept)} pieces are in {args.output}")
     for reason, count in sorted(card.skipped.items(), key=lambda item: -item[1]):
         print(f"  {count:7} left out: {reason}")
     if card.skipped:
         print(f"          each with its reason in {os.path.join(args.output, 'files.jsonl')}")
-    if report.missing:
-        print(f"  {report.missing:7} are not in {args.input} any more; what was made of them stays in the dataset")
-    if report.unlisted:
-        print(f"  {report.unlisted:7} have no line in {args.metadata}")
-    if report.undescribed:
-        print(f"  {report.undescribed:7} have no line in {args.descriptions}")
-    if report.strays:
-        print(f"  {report.strays:7} lines of {args.descriptions} are about files that are not in {args.input}")
-    if report.outdated:
-        print(f"  {report.outdated:7} pieces were there before; what was told of them then stays: a new --output")
+    if prepared.missing:
+        print(f"  {prepared.missing:7} are not in {args.input} any more; what was made of them stays in the dataset")
+    if prepared.unlisted:
+        print(f"  {prepared.unlisted:7} have no line in {args.metadata}")
+    if prepared.undescribed:
+        print(f"  {prepared.undescribed:7} have no line in {args.descriptions}")
+    if prepared.strays:
+        print(f"  {prepared.strays:7} lines of {args.descriptions} are about files that are not in {args.input}")
+    if prepared.outdated:
+        print(f"  {prepared.outdated:7} pieces were there before; what was told of them then stays: a new --output")
         print("          takes what is told of them now")
     hours = sum(each.seconds for each in kept) / 3600
     tokens = sum(split.tokens for split in card.splits.values())
@@ -228,7 +228,7 @@ def _show(report: Report, args: argparse.Namespace) -> None:
         people = sum(caption["human"] for caption in captions)
         print(f"{len(captions)} captions, {people} of them by people; told of pieces too: " + _told(card))
     print("next:")
-    if captions and (report.added or "text" not in card.conditions):
+    if captions and (prepared.added or "text" not in card.conditions):
         print(f"  python -m data_prep.encode --dataset={args.output}   # captions, to train with")
     print(f"  python -m amt_jax.train --config=configs/demo.py --config.dataset={args.output} --run=RUN")
 

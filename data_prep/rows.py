@@ -49,21 +49,25 @@ def _object(line: str, place: str) -> dict[str, Any]:
     return row
 
 
-def read_objects(file: str, texts: Collection[str], *, may_be_empty: bool = False) -> list[dict[str, Any]]:
+def read_objects(
+    file: str, texts: Collection[str], way_out: str, *, may_be_empty: bool = False
+) -> list[dict[str, Any]]:
     """The rows of a file that another step wrote; UserError if it is empty, or a row lacks one of `texts`.
 
     Args:
       file: .jsonl.
       texts: fields that have to be there and be text, if only an empty one.
+      way_out: what makes such a file, for the error.
       may_be_empty: whether a file without rows is one too.
     """
     rows = []
     for number, row in numbered_rows(file):
         if missing := [field for field in texts if not isinstance(row.get(field), str)]:
-            raise UserError(f"line {number} of {file} has no text as {' and '.join(map(repr, missing))}")
+            lacking = " and ".join(map(repr, missing))
+            raise UserError(f"line {number} of {file} has no text as {lacking}; {way_out}")
         rows.append(row)
     if not (rows or may_be_empty):
-        raise UserError(f"{file} is empty")
+        raise UserError(f"{file} is empty; {way_out}")
     return rows
 
 

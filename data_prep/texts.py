@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from amt_jax import storage
 from amt_jax.errors import Parser, UserError, run_command
+from data_prep.flags import check_file
 
 if TYPE_CHECKING:
     from data_prep.words.text import Missing, Text
@@ -102,8 +103,7 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("delay", "timeout", "max_words"):
         if not 0 < getattr(args, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be more than 0")
-    if args.output.is_dir():
-        raise UserError(f"--output={args.output} is a folder; name a file in it, such as {args.output / 'texts.jsonl'}")
+    check_file(args.output, "texts.jsonl")
     if args.skip_wikipedia:
         if not args.fma and not args.captions:
             raise UserError("nothing to read: give --fma or --captions, or leave --skip-wikipedia out")
@@ -169,12 +169,12 @@ def _wikipedia(args: argparse.Namespace) -> list[Text | Missing]:
 
 
 def _cleaned(found: Iterable[Text | Missing], max_words: int) -> Iterator[Text | Missing]:
-    from data_prep.words.prose import clean
+    from data_prep.words.prose import english
     from data_prep.words.text import Missing, Text
 
     for each in found:
         if isinstance(each, Text):
-            text, reason = clean(each.text, max_words)
+            text, reason = english(each.text, max_words)
             if not reason and not (each.path or each.title.strip()):
                 reason = "no title"
             yield (

@@ -14,6 +14,7 @@ from symusic import Score
 from amt_jax import export, generate
 from amt_jax.errors import run_command
 from amt_jax.sampling.portable import named
+from amt_jax.tokens.pianoroll import PianoRoll
 
 # A person's own: neither this package nor what only it needs.
 ALONE = """
@@ -140,3 +141,13 @@ def test_help_is_fast():
     shown = subprocess.run(words, capture_output=True, check=True, text=True)
     assert time.perf_counter() - begin < 1.5
     assert "--platforms" in shown.stdout
+
+
+def test_only_midi_tokens_play_alone(command, make_run, tmp_path):
+    tokenizer = PianoRoll()
+    rolls = make_run(tmp_path, [tokenizer.encode_frames([[60], [62]])], tokenizer)
+    code, captured = command(export, f"--run={rolls.path}", f"--output={tmp_path / 'model'}")
+    assert code == 2
+    assert "has no pianoroll tokens; take --weights-only" in captured.err
+    assert not (tmp_path / "model").exists()
+    assert command(export, f"--run={rolls.path}", f"--output={tmp_path / 'model'}", "--weights-only")[0] == 0

@@ -32,7 +32,7 @@ def test_every_requirement_has_a_range_and_a_reason():
 AMT = [f"amt_jax.{name}" for name in ("train", "generate", "evaluate", "export", "demo")]
 PREP = [
     f"data_prep.{name}"
-    for name in ("midi", "corpus", "collect", "texts", "pair", "describe", "report", "encode", "cluster")
+    for name in ("midi", "pianoroll", "corpus", "collect", "texts", "pair", "describe", "report", "encode", "cluster")
 ]
 COMMANDS = [*AMT, *PREP, "launch.local", "launch.sweep", "launch.compile_check"]
 

@@ -16,13 +16,14 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from amt_jax.data.card import Card
-from amt_jax.data.conditions import TEXT, Conditions
+from amt_jax.data.conditions import SEMANTIC, TEXT, Conditions
 from amt_jax.data.plan import Plan, TrainPlan
 from amt_jax.data.record import ConditionValue, Record
 from amt_jax.errors import UserError
 from amt_jax.tokens.spec import TokenSpec
 
 AUGMENT, CAPTION = 1, 2  # the purposes of random streams, see plan.SHUFFLE
+OF_TEMPO = ("tempo", "density", "mood", TEXT, SEMANTIC)  # conditions that would be others at another tempo
 
 Batch = dict[str, Any]
 
@@ -154,11 +155,11 @@ class Rows:
     ):
         augmentation = augmentation or Augmentation()
         augmentation.check(records.card.spec)
-        told = sorted({"tempo", TEXT} & set(conditions.lengths))
+        told = [name for name in conditions.lengths if name in OF_TEMPO]
         if augmentation.tempo and told:
             raise UserError(
-                f"augmentation.tempo would make the {told[0]} that the model is told untrue; set it to 0, "
-                f"or leave the condition out"
+                f"augmentation.tempo would make untrue what the model is told as {' and '.join(told)}; set it to 0, or "
+                "leave the condition out"
             )
         if conditions.captions:
             conditions.captions.require(records.card)

@@ -19,13 +19,11 @@ from amt_jax.music.classes import density_class, tempo_class
 from amt_jax.music.features import features
 from amt_jax.sampling.generator import Generator
 from amt_jax.sampling.order import Order
-from amt_jax.sampling.settings import GenerationSettings
 from amt_jax.text import vocabulary
 from amt_jax.text.understanding import Understanding, understand_all
 
 ASPECTS = ("tempo", "mode", "density", "instruments")
-GUIDANCE = 3.0
-PLAIN, GUIDED, SILENT, OTHER = "told the text", f"told it, guidance {GUIDANCE:g}", "not told", "a model without text"
+OTHER, SILENT, TOLD = "a model without text", "not told", "told the text"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,14 +66,15 @@ def follows(aspect: str, asked: Any, found: Any) -> bool:
     return asked <= found if aspect == "instruments" else asked == found
 
 
-def choose(records: Records, count: int, seed: int) -> list[str]:
-    """Up to `count` captions, one of a piece, that ask for something; of a piece's the one that asks for most."""
+def choose(records: Records, count: int, seed: int) -> list[tuple[str, dict[str, Any]]]:
+    """Up to `count` captions, one of a piece, with what they ask for; of a piece's the one that asks for most."""
     order, chosen = np.random.default_rng(seed).permutation(len(records)), []
     for index in order:
         texts = [each["text"] for each in records[int(index)].conditions.get(TEXT, ())]
-        asking = [(len(wanted(found)), text) for found, text in zip(understand_all(texts), texts, strict=True)]
-        if asking and max(asking)[0]:
-            chosen.append(max(asking)[1])
+        asking = [(text, wanted(found)) for text, found in zip(texts, understand_all(texts), strict=True)]
+        text, asked = max(asking, key=lambda each: (len(each[1]), each[0]), default=("", {}))
+        if asked:
+            chosen.append((text, asked))
         if len(chosen) == count:
             break
     if not chosen:
@@ -86,31 +85,38 @@ def choose(records: Records, count: int, seed: int) -> list[str]:
 
 
 def follow(
-    generator: Generator, texts: Sequence[str], *, seconds: float, seed: int, other: Generator | None = None
+    generator: Generator,
+    told: Sequence[Order],
+    asked: Sequence[Mapping[str, Any]],
+    *,
+    seed: int,
+    guidance: Sequence[float] = (3.0,),
+    other: Generator | None = None,
+    known: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]] = {},
 ) -> dict[str, Followed]:
     """Makes a piece for each text in each way and listens to them.
 
     Args:
       generator: of a run that was trained with texts.
-      texts: what to ask for.
-      seconds: length of the pieces.
-      seed: of the first; the n-th text has the same seed in each way.
+      told: an order a text, without guidance; it has the same seed in each way.
+      asked: what each text asks for, see `wanted`.
+      seed: of the bootstrap over the texts.
+      guidance: scales to follow the texts by besides.
       other: of a run without texts, to compare with.
+      known: music that was heard before, to compare with; as in `judge`.
 
     Returns:
       Aspect -> how often it was as asked; the intervals are by bootstrap over the texts.
     """
-    settings = [GenerationSettings(seconds=seconds, seed=(seed + n) % 2**32) for n in range(len(texts))]
-    told = [generator.reader.fulfil(Order(each, {TEXT: text}))[0] for each, text in zip(settings, texts, strict=True)]
-    guided = [
-        dataclasses.replace(order, settings=dataclasses.replace(order.settings, guidance=GUIDANCE)) for order in told
-    ]
-    ways = {PLAIN: (generator, told), GUIDED: (generator, guided), SILENT: (generator, list(map(Order, settings)))}
-    if other is not None:
-        ways[OTHER] = other, list(map(Order, settings))
-    asked = [wanted(found) for found in understand_all(texts)]
+    silent = [Order(order.settings) for order in told]
+    ways = {OTHER: (other, silent)} if other is not None else {}
+    ways |= {SILENT: (generator, silent), TOLD: (generator, told)}
+    for scale in guidance:
+        settings = [dataclasses.replace(order.settings, guidance=scale) for order in told]
+        guided = [dataclasses.replace(order, settings=each) for order, each in zip(told, settings, strict=True)]
+        ways[f"{TOLD}, guidance {scale:g}"] = generator, guided
     music = {way: [[heard(score)] for score in make(*each, way)] for way, each in ways.items()}
-    return judge(asked, music, seed)
+    return judge(asked, {**known, **music}, seed)
 
 
 def judge(

@@ -122,13 +122,12 @@ class Report:
         lines = []
         if self.likelihoods:
             found = next(iter(self.likelihoods.values()))
-            if found.frames:
-                lines += [frames_line(title, each) for title, each in self.likelihoods.items()]
             lines.append(
                 f"On {found.pieces:,} real pieces ({found.tokens:,} tokens) the model needs "
                 f"{_number(found.nats_per_token.value)} nats a token, a perplexity of "
                 f"{_number(found.perplexity.value)} where a blind guess has {self.vocab_size}."
             )
+            lines += [units(title, each) for title, each in self.likelihoods.items()]
         for name in self.sets:
             inside = [within_floor(each, name) for each in self.comparisons if name in each.distances]
             inside = [each for each in inside if each is not None]
@@ -261,16 +260,15 @@ closer than that.</p>
         return f"<section><h2>Samples</h2>{shown}</section>"
 
 
-def frames_line(title: str, found: Likelihood) -> str:
-    """The figures of frames in one line."""
-    frames, note, second = (
-        f"{each.value:.3f} [{each.low:.3f}, {each.high:.3f}]"
-        for each in (found.nats_per_frame, found.nats_per_note, found.bits_per_second)
-    )
-    return (
-        f"{title}: {frames} nats a frame ({found.pieces:,} pieces, {found.frames:,} frames), {note} nats a note, "
-        f"{second} bits a second"
-    )
+def units(title: str, found: Likelihood) -> str:
+    """The figures in units that do not depend on how music is written as tokens, as far as they are known."""
+    figures = {field: getattr(found, field) for field in ("nats_per_frame", "nats_per_note", "bits_per_second")}
+    known = [
+        f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}] {_LIKELIHOOD_ROWS[field]}"
+        for field, figure in figures.items()
+        if not math.isnan(figure.value)
+    ]
+    return f"{title}, {found.pieces:,} pieces: {', '.join(known)}"
 
 
 def within_floor(found: Comparison, name: str) -> bool | None:

@@ -40,6 +40,7 @@ from amt_jax.music.render import AUDIO_FORMATS, piano_roll_png, save_audio
 from amt_jax.parallel.mesh import ONE_DEVICE, MeshConfig, local_mesh
 from amt_jax.parallel.processes import is_first
 from amt_jax.sampling.generator import Generator
+from amt_jax.sampling.order import Order
 from amt_jax.sampling.request import Request
 from amt_jax.sampling.sampler import Sampler
 from amt_jax.sampling.settings import GenerationSettings
@@ -48,6 +49,10 @@ from amt_jax.training.run_folder import RunFolder
 
 _SHOWN = 6  # samples with a piano-roll on the page
 _SAMPLES = "samples"
+SCORED = {
+    "tokens": "all tokens of a piece and its end",
+    "frames": "all frames of a piece but the first and no end; what cannot come is masked out, the rest renormalised",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +141,11 @@ def evaluate_run(
     )
     noise = [tokenizer.decode(ids) for ids in _generate(blind, anything, [{}] * count, "random tokens")]
 
-    following = follow_texts(generator, texts, seconds=seconds, seed=seed, other=other) if texts else {}
+    told = [
+        generator.reader.fulfil(Order(dataclasses.replace(settings, seed=(seed + n) % 2**32), {TEXT: text}))[0]
+        for n, (text, _) in enumerate(texts)
+    ]
+    following = follow_texts(generator, told, [asked for _, asked in texts], seed=seed, other=other) if texts else {}
 
     sets = {
         "samples": [features(excerpt(each.score, seconds)) for each in given],
@@ -205,19 +214,18 @@ def score_run(
         records = open_records(run, folder, split, named=bool(dataset))
         content = records.card.split(split).content
     if leaks and not train:
-        known = open_records(run, folder, "train", named=bool(dataset))
-        train = [known[index] for index in range(len(known))]
+        own = open_records(run, folder, "train", named=bool(dataset))
+        train = [own[index] for index in range(len(own))]
     devices = local_mesh(mesh, run.model_config)
     generator = Generator(run, checkpoint, mesh=mesh, weights=weights, encoder=encoder)
     config, params = generator.config, generator.sampler.params
     conditions = generator.conditions if rolls else open_conditions(records.folder, card, config)
     scores = []
     if kind == "frames":
-        train = train if leaks else []
-        scored = evaluate_frames(
-            config, params, records, conditions, run.tokenizer, train=train, mesh=devices, seed=seed
+        known = train if leaks else []
+        likelihoods, scores = evaluate_frames(
+            config, params, records, conditions, run.tokenizer, train=known, mesh=devices, seed=seed
         )
-        likelihoods, scores = scored
     else:
         likelihoods = score_tokens(generator, records, conditions, read_scores(records, run.tokenizer), devices, seed)
     report = Report(
@@ -225,6 +233,7 @@ def score_run(
             **_model(run, generator, checkpoint),
             "dataset": str(rolls or folder),
             "split": f"{split}, {len(records):,} pieces, content {content[:16]}",
+            "likelihood": SCORED[kind],
             **_circumstances(seed),
         },
         vocab_size=card.spec.vocab_size,

@@ -197,7 +197,9 @@ class Generator:
                 "name the right --run and --checkpoint"
             )
         if weights != self.weights:
-            raise UserError(f"cannot replay {path}: it was made with --weights={weights}, this is {self.weights}")
+            raise UserError(
+                f"cannot replay {path}: it was made in {weights}, not {self.weights}; add --weights={weights}"
+            )
         request = self._request(order)
         return self._piece(recipe, request, self.sampler.replay(request, bucket, row))
 

@@ -91,7 +91,7 @@ def save_programs(
     Args:
       folder: where to.
       config: its network.
-      tokenizer: its vocabulary.
+      tokenizer: its vocabulary, one of MidiTok's.
       vocabularies: of its conditions, by name.
       checkpoint: the fingerprint of its weights.
       batch: B.

@@ -17,8 +17,9 @@ from amt_jax.errors import UserError
 from amt_jax.music import instruments
 from amt_jax.sampling.order import INSTRUMENTS, Order
 from amt_jax.text import understanding, vocabulary
+from amt_jax.text.cleaning import clean
 from amt_jax.text.clusters import Clusters, normalise
-from amt_jax.text.encoder import clean, load_encoder
+from amt_jax.text.encoder import load_encoder
 
 if TYPE_CHECKING:
     from amt_jax.text.encoder import Encoder

@@ -17,7 +17,8 @@ from flax import nnx
 
 from amt_jax.errors import UserError
 from amt_jax.pretrained import bert
-from amt_jax.text.encoder import LENGTH, Encoder, clean
+from amt_jax.text.cleaning import clean
+from amt_jax.text.encoder import LENGTH, Encoder
 
 ROWS = (1, 8, 64)  # texts a call; a single one is what generation asks for
 STEP = 8  # a text is padded to a multiple of it

@@ -8,15 +8,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from amt_jax.errors import UserError
 
 FILE = "clusters.json"
 SCHEMA = 1
+STARTS = 10  # K-means begins anew so often and keeps the best
+SAMPLE = 5000  # vectors that a silhouette is made of: it takes time by their square
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,36 @@ class Clusters:
     @property
     def k(self) -> int:
         return len(self.centroids)
+
+    @classmethod
+    def fit(cls, pooled: np.ndarray, ks: Sequence[int], *, seed: int, digest: str) -> Clusters:
+        """K-means for the K of `ks` with the best silhouette; UserError if vectors are too few to divide. [N, D]"""
+        try:
+            from sklearn.cluster import KMeans
+            from sklearn.metrics import silhouette_score
+            from threadpoolctl import threadpool_limits
+        except ImportError as error:
+            raise UserError(f"clustering needs {error.name}: pip install 'amt_jax[words]'") from None
+        unit = normalise(pooled)
+        different = len(np.unique(unit, axis=0))
+        tried = [k for k in ks if k < different]
+        if not tried:
+            raise UserError(
+                f"{different} different captions cannot be divided into {ks[0]} clusters; encode more captions"
+            )
+        found = {}
+        # On one thread: the same sums on any machine, and where others are at work, many times faster than on all.
+        with threadpool_limits(1):
+            for k in tqdm(tried, desc="K-means", unit="K", delay=2):
+                means = KMeans(k, n_init=STARTS, random_state=seed).fit(unit)
+                sample = SAMPLE if len(unit) > SAMPLE else None
+                found[k] = silhouette_score(unit, means.labels_, sample_size=sample, random_state=seed), means
+        best = max(found, key=lambda k: found[k][0])
+        means = found[best][1]
+        sizes = np.bincount(means.labels_, minlength=best)
+        order = sorted(range(best), key=lambda each: (-sizes[each], *means.cluster_centers_[each]))
+        centroids = means.cluster_centers_[order].astype(np.float32)
+        return cls(centroids, {k: float(score) for k, (score, _) in found.items()}, digest)
 
     def assign(self, pooled: np.ndarray) -> np.ndarray:
         """The nearest centroid of each vector, −1 for zeros: such a text says nothing. [N, D] -> [N] int32"""

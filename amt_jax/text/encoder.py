@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import os
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -18,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from amt_jax.errors import UserError
+from amt_jax.text.cleaning import clean
 
 FILE = "encoder.json"
 SCHEMA = 1
@@ -105,14 +105,6 @@ class Encoder(abc.ABC):
         """Writes encoder.json: a TF-IDF table whole, of a network its name and digest."""
         text = json.dumps(self.to_json(), ensure_ascii=False, indent=1) + "\n"
         (Path(folder) / FILE).write_text(text, encoding="utf-8")
-
-
-def clean(text: str) -> str:
-    """The front end of all encoders: one spelling a character (NFKC), nothing invisible, single spaces."""
-    if text.isascii() and text.isprintable():
-        return " ".join(text.split())
-    text = " ".join(unicodedata.normalize("NFKC", text).split())
-    return "".join(each for each in text if unicodedata.category(each)[0] != "C").strip()
 
 
 def load_encoder(folder: str | os.PathLike, source: str | None = None) -> Encoder:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from amt_jax.errors import UserError
-from amt_jax.text.encoder import TFIDF, Encoder, clean
+from amt_jax.text.cleaning import clean
+from amt_jax.text.encoder import TFIDF, Encoder
 
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer

@@ -9,13 +9,13 @@ import dataclasses
 import functools
 import itertools
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from amt_jax.errors import UserError
 from amt_jax.music.classes import tempo_class
 from amt_jax.text import vocabulary
+from amt_jax.text.cleaning import clean
 from amt_jax.text.keys import key_and_mode
 from amt_jax.text.vocabulary import GENRE, INSTRUMENT, LABELS, MOOD, SHORTEST_MISSPELT
 
@@ -38,6 +38,7 @@ _BPM = re.compile(
     rf"|(?:♩|\bbpm|\btempo) ?(?:=|:|of|at)? ?(?:about|around)? ?({_FROM_30})\b(?![ -]?bars?\b)",
     re.I,
 )
+_STRAIGHT = str.maketrans({"\u2018": "'", "\u2019": "'", "\ufe0e": None, "\ufe0f": None})
 _MARKUP = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|https?://\S+|\[\d+\]")
 
 
@@ -65,7 +66,7 @@ class Understanding:
     """What a text says about music.
 
     Attributes:
-      text: cleaned: NFKC, no markup or addresses, single spaces.
+      text: cleaned, without markup and addresses.
       wanted: the text without hyphens and without what its negations take back first.
       keywords: words of content in the order of the text, each once.
       entities: in the order of the text, a value once (and once negated).
@@ -110,42 +111,29 @@ def understand(text: str) -> Understanding:
 def understand_all(texts: Iterable[str]) -> Iterator[Understanding]:
     """`understand` for each of many texts, faster."""
     language, matcher = _tools()
-    cleaned, again = itertools.tee(clean(text) for text in texts)
-    for text, doc in zip(again, language.pipe(_plain(text) for text in cleaned), strict=True):
+    for doc, text in language.pipe(((_plain(text), text) for text in map(_readable, texts)), as_tuples=True):
         yield _understand(text, doc, matcher)
 
 
 def sentences(text: str) -> list[str]:
-    """A text's sentences, cleaned."""
+    """A text's sentences, cleaned, without markup and addresses."""
     language, _ = _tools()
     from spacy.pipeline import Sentencizer
 
-    doc = Sentencizer()(language.make_doc(clean(text)))
+    doc = Sentencizer()(language.make_doc(_readable(text)))
     return [sentence.text.strip() for sentence in doc.sents if sentence.text.strip()]
-
-
-def clean(text: str) -> str:
-    """A text in NFKC without markup, addresses, control and format characters, with single spaces."""
-    text = (
-        unicodedata.normalize("NFKC", text[:MAX_CHARACTERS])[:MAX_CHARACTERS]
-        .replace("\u2019", "'")
-        .replace("\u2018", "'")
-    )
-    text = _MARKUP.sub(" ", text)
-    # Variation selectors (Mn) and joiners (Cf) would keep an emoji from its plain form.
-    text = "".join(" " if c in "\t\n\r\v\f" else c for c in text if c.isspace() or not _invisible(c))
-    return " ".join(text.split())
 
 
 @functools.lru_cache(65536)
 def genre(name: str) -> str:
     """The genre that a whole name is a word for, "" if it is none."""
-    return vocabulary.forms()[GENRE].get(_plain(clean(name)).casefold(), "")
+    return vocabulary.forms()[GENRE].get(_plain(_readable(name)).casefold(), "")
 
 
-@functools.cache
-def _invisible(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cf", "Co", "Cs") or character in "\ufe0e\ufe0f"
+def _readable(text: str) -> str:
+    """A cleaned text without markup and addresses, its apostrophes straight, its emoji plain (variation selectors)."""
+    text = clean(text[:MAX_CHARACTERS])[:MAX_CHARACTERS].translate(_STRAIGHT)
+    return " ".join(_MARKUP.sub(" ", text).split())
 
 
 def _plain(text: str) -> str:
@@ -181,7 +169,10 @@ def _tools() -> tuple[Language, PhraseMatcher]:
 
 
 def _understand(text: str, doc: Doc, matcher: PhraseMatcher) -> Understanding:
-    spans = _longest(matcher(doc, as_spans=True))
+    from spacy.util import filter_spans
+
+    # The longest first, and of two for the same words the one to be ignored.
+    spans = filter_spans(sorted(matcher(doc, as_spans=True), key=lambda span: not span.label_.startswith("|")))
     found = [(*span.label_.split("|"), span, FORM) for span in spans]
     known = {token.i for span in spans for token in span}
     if not any(token.is_alpha for token in doc) and not found:
@@ -197,7 +188,7 @@ def _understand(text: str, doc: Doc, matcher: PhraseMatcher) -> Understanding:
         *(_scope_before(doc, span, named) for label, _, span, _ in found if label == "ABSENT"),
     )
     entities: dict[tuple, Entity] = {}
-    classes = {"TEMPO": "", "DENSITY": ""}
+    classes: dict[str, str] = {}
     for label, value, span, confidence in found:
         no = span.start in negated
         if label in LABELS:
@@ -205,8 +196,8 @@ def _understand(text: str, doc: Doc, matcher: PhraseMatcher) -> Understanding:
             entity = Entity(label, value, span.text, round(confidence, 3), no)
             if entity.confidence > getattr(entities.get((label, value, no)), "confidence", 0):
                 entities[label, value, no] = entity
-        elif label in classes and not no:
-            classes[label] = classes[label] or value
+        elif not no:
+            classes.setdefault(label, value)
     # "no drums in A minor" is about drums: of keys and numbers a negation takes back what it names first.
     refused = {i for scope in scopes for i in itertools.takewhile(lambda i: i not in named, sorted(scope))}
     wanted = "".join(token.text_with_ws for token in doc if token.i not in refused)
@@ -220,23 +211,12 @@ def _understand(text: str, doc: Doc, matcher: PhraseMatcher) -> Understanding:
         entities=tuple(entities.values()),
         valence=valence,
         arousal=arousal,
-        tempo=tempo_class(bpm) if bpm else classes["TEMPO"],
+        tempo=tempo_class(bpm) if bpm else classes.get("TEMPO", ""),
         bpm=bpm,
-        density=classes["DENSITY"],
+        density=classes.get("DENSITY", ""),
         mode=mode,
         key=key,
     )
-
-
-def _longest(spans: list[Span]) -> list[Span]:
-    """Spans that do not overlap, in order; the longer wins, and a phrase to be ignored over others of its length."""
-    taken: set[int] = set()
-    kept = []
-    for span in sorted(spans, key=lambda span: (span.start - span.end, not span.label_.startswith("|"), span.start)):
-        if taken.isdisjoint(range(span.start, span.end)):
-            taken.update(range(span.start, span.end))
-            kept.append(span)
-    return sorted(kept, key=lambda span: span.start)
 
 
 def _scope(doc: Doc, cue: Span) -> set[int]:
@@ -257,14 +237,8 @@ def _scope(doc: Doc, cue: Span) -> set[int]:
 
 def _scope_before(doc: Doc, cue: Span, named: set[int]) -> set[int]:
     """Tokens that words of absence take back, named right before them: "the drums and the bass are left out"."""
-    scope: set[int] = set()
-    i = cue.start - 1
-    while i >= 0 and doc[i].lower_ in _VERBS:
-        i -= 1
-    while i >= 0 and (i in named or doc[i].lower_ in _JOINED):
-        scope.add(i)
-        i -= 1
-    return scope
+    before = itertools.dropwhile(lambda i: doc[i].lower_ in _VERBS, reversed(range(cue.start)))
+    return set(itertools.takewhile(lambda i: i in named or doc[i].lower_ in _JOINED, before))
 
 
 def _misspelt(doc: Doc, known: set[int]) -> Iterator[tuple[int, tuple[str, str], float]]:
@@ -284,9 +258,13 @@ def _language(text: str, doc: Doc, known: set[int]) -> str:
     import py3langid
 
     ranks = {code: score for code, score in py3langid.rank(text) if code in vocabulary.words("languages")}
+    lead = ranks.pop("en")
     best = max(ranks, key=ranks.get)
+    letters = [each for each in text if each.isalpha()]
+    if sum(map(str.isascii, letters)) <= len(letters) / 2:
+        return best
     # Log probabilities: few words give small differences.
-    return best if ranks[best] - ranks["en"] > 12 + 4 * english else "en"
+    return best if ranks[best] - lead > 12 + 4 * english else "en"
 
 
 def _emotion(entities: Iterable[Entity]) -> tuple[float, float]:
@@ -307,6 +285,8 @@ def _keywords(doc: Doc, spans: list[Span]) -> tuple[str, ...]:
     for token in doc:
         if token.i in phrases:
             words.append(phrases[token.i].text.casefold())
-        elif token.i not in inside and token.is_alpha and not token.is_stop and len(token) > 2:
-            words += [token.lemma_.casefold() or token.lower_] if token.pos_ in ("", "NOUN", "PROPN", "ADJ") else []
+        elif token.i in inside or not token.is_alpha or token.is_stop or len(token) < 3:
+            continue
+        elif token.pos_ in ("", "NOUN", "PROPN", "ADJ"):
+            words.append(token.lemma_.casefold() or token.lower_)
     return tuple(word for word in dict.fromkeys(words) if word not in vocabulary.words("generic"))[:MAX_KEYWORDS]

@@ -27,7 +27,7 @@ _COLUMNS = "name TEXT, stamp TEXT, found TEXT"
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Collected:
     """What became of a folder's files.
 
     Attributes:
@@ -53,7 +53,7 @@ class Report:
 
 def collect(
     folder: str, output: Path, making: Making, *, workers: int = 1, timeout: float = 60.0, licence: str = ""
-) -> Report:
+) -> Collected:
     """Looks at every MIDI file under `folder`; writes midi_metadata.jsonl and collect_skipped.jsonl into `output`.
 
     Music that `making` changes is written under `output`/midi. A second run looks only at what is new or has changed.
@@ -189,7 +189,7 @@ def _write(
     skipped: list[dict[str, str]],
     found: files.Found,
     gone: int,
-) -> Report:
+) -> Collected:
     """Writes both tables from the journal, and counts."""
     lines, dropped, identical, seen = 0, 0, 0, set()
     with _whole(output / METADATA) as metadata, _whole(output / SKIPPED) as left_out:
@@ -215,7 +215,7 @@ def _write(
         for line in sorted(skipped, key=lambda each: each["path"]):
             left_out.write(json.dumps(line, ensure_ascii=False) + "\n")
     reasons = Counter(each["reason"] for each in skipped)
-    return Report(len(found.paths), lines, identical, dropped, gone, reasons, str(layout), found.unreadable)
+    return Collected(len(found.paths), lines, identical, dropped, gone, reasons, str(layout), found.unreadable)
 
 
 @contextlib.contextmanager

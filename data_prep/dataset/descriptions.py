@@ -11,7 +11,7 @@ import numpy as np
 
 from amt_jax.data.card import Vocabulary
 from amt_jax.errors import UserError
-from amt_jax.text.encoder import clean
+from amt_jax.text.cleaning import clean
 from data_prep.dataset.families import folder_key
 from data_prep.dataset.metadata import source_name
 from data_prep.dataset.outcome import Outcome

@@ -58,7 +58,7 @@ MakeRunner = Callable[[Staging, Journal, str], Runner]
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Prepared:
     """What a preparation did.
 
     Attributes:
@@ -94,7 +94,7 @@ def prepare(
     descriptions: Mapping[str, Mapping[str, ConditionValue]] | None = None,
     licence: str = "",
     make_runner: MakeRunner = Local,
-) -> Report:
+) -> Prepared:
     """Prepares every MIDI file under `folder` into `dataset`, or adds the new ones to the dataset that is there.
 
     `descriptions` tell what is known of a file by its name, as `descriptions.read` gives it.
@@ -142,7 +142,7 @@ def prepare(
         journal.close()
     staging.remove()
     twins = copies(outcomes)
-    return Report(
+    return Prepared(
         card=Card.load(dataset),
         outcomes=tuple(outcomes),
         changed=changed,

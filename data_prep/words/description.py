@@ -21,9 +21,9 @@ from amt_jax.text import understanding, vocabulary
 from amt_jax.text.vocabulary import GENRE, MOOD
 from data_prep.collecting import portrait
 from data_prep.rows import read_rows
-from data_prep.words import eras
-from data_prep.words import pairs as pairing
-from data_prep.words.captions import Caption, Facts, captions
+from data_prep.words import eras, names
+from data_prep.words.pairs import read as read_pairs
+from data_prep.words.templates import Facts, Wording, captions
 
 FACTS = ("tempo", "key", "time_signature", "instruments", "density", "polyphony")
 _KINDS = dict.fromkeys(("key", "time_signature", "polyphony", "title", "artist", "family", "licence"), str)
@@ -43,14 +43,13 @@ _MOODS = {
     (False, True): ("tense", "dramatic", "agitated"),
     (False, False): ("sad", "melancholic", "somber"),
 }
-NOBODY = ("anonymous", "traditional", "trad", "unknown", "unknown artist", "various", "various artists")
 _SURE_VALENCE, _SURE_AROUSAL = 0.3, 0.25
 # Genres that only say when a composer lived.
 _ERAS = frozenset(("baroque", "romantic era", "impressionist"))
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Described:
     """What became of a table's pieces.
 
     Attributes:
@@ -69,7 +68,7 @@ class Report:
     skipped_file: str
 
 
-def describe(metadata: str, pairs: str | None, folder: str | None, output: Path, count: int, seed: int) -> Report:
+def describe(metadata: str, pairs: str | None, folder: str | None, output: Path, count: int, seed: int) -> Described:
     """Writes a description of each line of a table of facts to `output`, and what was left out beside it.
 
     Args:
@@ -103,7 +102,7 @@ def describe(metadata: str, pairs: str | None, folder: str | None, output: Path,
     except OSError as error:
         raise UserError(f"cannot write {str(output)!r}: {error.strerror}") from None
     all_captions = [caption for each in described for caption in each["captions"]]
-    return Report(
+    return Described(
         pieces=len(described),
         captions=len(all_captions),
         human=sum(caption["human"] for caption in all_captions),
@@ -227,7 +226,7 @@ def _texts(
     """Path, or family of windows -> its entries of automated_paired_data.json."""
     known = {line["path"] for line in lines} | {line.get("family") for line in lines}
     texts: dict[str, list[dict[str, Any]]] = {}
-    for entry in pairing.read(file):
+    for entry in read_pairs(file):
         if entry["midi_path"] in known:
             texts.setdefault(entry["midi_path"], []).append(entry)
         else:
@@ -260,7 +259,7 @@ def _given(line: Mapping[str, Any], texts: Iterable[Mapping[str, Any]]) -> list[
     return [(entry["text"], True) for entry in texts] + [(each["text"], bool(each.get("human"))) for each in captions]
 
 
-def _cut(text: str, human: bool) -> tuple[Caption | None, list[understanding.Understanding]]:
+def _cut(text: str, human: bool) -> tuple[Wording | None, list[understanding.Understanding]]:
     """The sentences of a text that say something about music, else its first ones; None if it is not English."""
     sentences = understanding.sentences(text)
     understood = [each for each in understanding.understand_all(sentences) if each.language == "en"]
@@ -273,7 +272,7 @@ def _cut(text: str, human: bool) -> tuple[Caption | None, list[understanding.Und
     if not chosen:
         return None, []
     cut = " ".join(" ".join(each.text for each in chosen).split()[:MAX_WORDS])
-    return Caption(cut, human, any(each.key for each in chosen)), chosen
+    return Wording(cut, human, any(each.key for each in chosen)), chosen
 
 
 def _path_genres(line: Mapping[str, Any], composer: bool) -> list[str]:
@@ -309,7 +308,7 @@ def _artist(line: Mapping[str, Any], composer: eras.Composer | None) -> str:
     artist = line.get("artist") or ""
     if composer:
         return composer.surname if len(artist.split()) == 1 else composer.name
-    return "" if understanding.genre(artist) or artist.casefold() in NOBODY else artist
+    return "" if understanding.genre(artist) or names.is_nobody(artist) else artist
 
 
 def _list(value: Any) -> list[str]:

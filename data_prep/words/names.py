@@ -8,52 +8,46 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 
 from anyascii import anyascii
 from rapidfuzz import fuzz
 
-_EXTENSION = re.compile(r"\.(midi?|kar)$", re.I)
-_COPY = re.compile(  # "Copy of Help", "Help.1", "Help (2)", "Help-1", but "Symphony No.5"
-    r"^copy of |(?<!\bno)(?<!\bop)(?<!\bnr)(?<!\bpt)(?<!\bk)(?<!\bkv)(?<!\bvol)(?<!wv)(?<!\brv)\.\d{1,2}$"
-    r"| ?\(\d\)$|(?<=\D)-\d$",
-    re.I,
+_TABLES = tomllib.loads((Path(__file__).parent / "names.toml").read_text(encoding="utf-8"))
+_RECORDING = frozenset(_TABLES["recording"])
+_ALIKE = {word: str(each) for table in ("words", "numbers", "roman") for word, each in _TABLES[table].items()}
+_BEFORE_NUMBERS = "".join(rf"(?<!\b{word})" for word in _TABLES["numbered"])
+_FILE = re.compile(  # "Help.mid", "Copy of Help", "Help.1", "Help (2)", "Help-1", but "Symphony No.5"
+    rf"\.(midi?|kar)$|^copy of |{_BEFORE_NUMBERS}\.\d{{1,2}}$| ?\(\d\)$|(?<=\D)-\d$", re.I
 )
 _TRACK = re.compile(r"^(0\d|\d{1,3} ?[.)-](?! ?\d)|\d{1,3} - )[ .)-]*(?=\w)")  # "01 Help", "7. Help", "12 - 99 Red"
 _NUMBER_FIRST = re.compile(r"^\d{1,2} +(?=\w)")  # a track's number or the title's: "12 Time", "99 Luftballons"
-_DASH = re.compile(r"\s+(?:-|\u2013|\u2014|~)+\s+")
+_DASH = re.compile(r"\s+[-\u2013\u2014~]+\s+")
 _BRACKETS = re.compile(r"[(\[{]([^()\[\]{}]*)[)\]}]")
 _GUESTS = re.compile(r"[(\[]? ?\b(feat|ft|featuring)\b.*", re.I)
 _BY = re.compile(r"(?:in the style of|made (?:famous|popular) by|performed by|^(?:originally )?by) (.*)", re.I)
 _OF_ARTIST = re.compile(r"^(.*?) ?\b(?:song|single|album|composition|instrumental|EP)\b", re.I)
-_NOISE = re.compile(
-    r"\b(acoustic|album|clean|cover|demo|dub|edit|edition|explicit|extended|gm|hd|instrumental|karaoke|kar|lyrics|midi"
-    r"|mix|mono|official|radio|remaster|remastered|remix|rerecorded|seq|sequenced|single|song|soundtrack|stereo|studio"
-    r"|unplugged|version|video|xg)\b"
-)
-_UNKNOWN = re.compile(
-    r"((unknown|various|no)( artists?)?|va|misc(ellaneous)?|none|and a|.*\bkaraoke\b.*|anon(ymous)?|trad(itional)?"
-    r"|untitled|midi|)"
-)
-_NO_TITLE = re.compile(r"(track|untitled|unknown|song|midi|title|new|sequence|no title)?( ?\d+( \d+)*)?")
-_WORDS = {word: str(n) for n, word in enumerate(("one", "two", "three", "four", "five", "six", "seven", "eight"), 1)}
-_WORDS |= {"nine": "9", "ten": "10", "n": "and", "pt": "part", "vol": "volume", "kv": "k", "nr": "no"}
-_WORDS |= {"ii": "2", "iii": "3", "iv": "4", "vi": "6", "vii": "7", "viii": "8", "ix": "9", "xi": "11", "xii": "12"}
 # Numbers that catalogues give: one names one work (an opus often holds several).
-_CATALOGUE = re.compile(r"\b(?:(bwv|hwv|rv|woo|twv|k|d|s) (\d{2,4})|(hob [ivx\d]+) (\d+))\b")
+_CATALOGUE = re.compile(r"\b(bwv|hwv|rv|woo|twv|hob [ivx\d]+|[kds](?= \d\d)) (\d{1,4})\b")
+# In plain words: "in c sharp minor", "fis moll", "prelude in c"; "in a" is not about keys as a rule.
 _KEY = re.compile(
-    r"\b(?:in )?(?:([a-h])(?: (flat|sharp))?|(cis|des|dis|es|fis|ges|gis|as|ais)) (major|minor|maj|min|dur|moll)\b"
-    r"|\bin ([a-g])(?: (flat|sharp))?(?= \d| bwv| op| k | no |$)"
+    r"\b(?:in )?([a-h])(is|e?s| flat| sharp)? (major|minor|maj|min|dur|moll)\b|\bin (?:([a-g])( flat| sharp)|([b-g]))\b"
 )
-_GERMAN = {"cis": "c sharp", "des": "d flat", "dis": "d sharp", "es": "e flat", "fis": "f sharp", "ges": "g flat"}
-_GERMAN |= {"gis": "g sharp", "as": "a flat", "ais": "a sharp"}
 
 
 def plain(text: str) -> str:
     """Lower-case ASCII words and numbers with a space between: "Déjà_Vu (Pt. II)" -> "deja vu part 2"."""
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", anyascii(text))  # "MoonRiver"; Chinese comes as "QingTian"
     text = re.sub(r"\b([a-g])#", r"\1 sharp", text.lower().replace("'", "").replace("&", " and "))
-    return " ".join(_WORDS.get(word, word) for word in re.findall(r"[a-z]+|\d+", text))
+    return " ".join(_ALIKE.get(word, word) for word in re.findall(r"[a-z]+|\d+", text))
+
+
+def is_nobody(artist: str) -> bool:
+    """Whether a name says that the artist is not known."""
+    words = [word for word in plain(artist).split() if word not in ("artist", "artists")]
+    return "karaoke" in words or " ".join(words) in _TABLES["nobody"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +78,7 @@ class Title:
         bare = re.sub(r"\bno (?=\d)", "", _KEY.sub(" ", words)).split()
         bare = [word for word in bare if word not in ("the", "a", "an")] or words.split()
         catalogue = _CATALOGUE.search(" ".join(bare))
-        work = tuple(filter(None, catalogue.groups())) if catalogue else None
+        work = catalogue.groups() if catalogue else None
         numbers = frozenset((word, bare[:i].count(word)) for i, word in enumerate(bare) if word.isdigit())
         opus = bare[bare.index("op") + 1 :][:1] if "op" in bare else []
         return cls(" ".join(bare), "".join(bare), numbers, work, "".join(opus), key)
@@ -108,23 +102,22 @@ def readings(title: str, artist: str) -> tuple[Reading, ...]:
     """The ways to read a title and an artist, the most literal first; none if there is no title to speak of."""
     found = {}
     for words, by, sure in _readings(title, artist):
-        words, by = Title.of(words), plain(by)
-        by = "" if _UNKNOWN.fullmatch(by) else by
-        if words.words and (by or not _NO_TITLE.fullmatch(words.words)):
+        words, by = Title.of(words), "" if is_nobody(by) else plain(by)
+        said = " ".join(word for word in words.words.split() if not word.isdigit())
+        if words.words and (by or said not in _TABLES["untitled"]):
             found.setdefault((words, by), Reading(words, by, sure))
     return tuple(found.values())
 
 
 def _readings(title: str, artist: str) -> Iterator[tuple[str, str, bool]]:
     """Title, artist, and whether that is sure."""
-    if _UNKNOWN.fullmatch(plain(artist)):
+    if is_nobody(artist):
         artist = ""
-    title = _EXTENSION.sub("", title.strip())
-    dashed = " ".join(title.replace("_", " ").split())
-    for _ in range(2):
-        dashed = _COPY.sub("", dashed).strip()
-    numbered = _TRACK.sub("", dashed)
-    guestless = _GUESTS.sub("", numbered).strip() or numbered
+    name = " ".join(title.replace("_", " ").split())
+    for _ in range(3):  # "Copy of Help.1.mid"
+        name = _FILE.sub("", name).strip()
+    name = _TRACK.sub("", name)
+    guestless = _GUESTS.sub("", name).strip() or name
     inside = [each.strip() for each in _BRACKETS.findall(guestless)]
     kept = _BRACKETS.sub(lambda each: " " if _is_noise(each[1]) else each[0], guestless)
     bare = _BRACKETS.sub(" ", guestless)
@@ -153,7 +146,7 @@ def _readings(title: str, artist: str) -> Iterator[tuple[str, str, bool]]:
             if not artist:
                 yield bare, each, False
     if artist:
-        yield artist, title, False
+        yield artist, name, False
 
 
 def title_score(a: Title, b: Title) -> float:
@@ -231,17 +224,17 @@ def _the(name: str) -> str:
 def _is_noise(text: str) -> bool:
     """Whether what stands in brackets is about the recording, or says what kind of thing the name is."""
     words = plain(text).split()
-    return not words or bool(_NOISE.search(" ".join(words))) or words[0] in ("live", "from", "with")
+    return not words or not _RECORDING.isdisjoint(words) or words[0] in ("live", "from", "with")
 
 
 def _is_suffix(text: str) -> bool:
     """Whether what stands behind a dash is about the recording, or a track's number."""
     words = plain(text).split()
-    live = words[:2] in (["live", "at"], ["live", "in"], ["live", "from"])
-    return live or all(word == "live" or word.isdigit() or _NOISE.fullmatch(word) for word in words)
+    live = words[:1] == ["live"] and words[1:2] in (["at"], ["in"], ["from"])
+    return live or all(word == "live" or word.isdigit() or word in _RECORDING for word in words)
 
 
 def _key(found: re.Match[str]) -> str:
-    letter, accidental, german, mode, bare, bare_accidental = found.groups()
-    tonic = _GERMAN[german] if german else f"{letter or bare} {accidental or bare_accidental or ''}".strip()
-    return f"{tonic} {'minor' if mode in ('minor', 'min', 'moll') else 'major'}"
+    tonic, accidental, mode = found[1] or found[4] or found[6], found[2] or found[5] or "", found[3] or "major"
+    accidental = " sharp" if accidental in ("is", " sharp") else " flat" if accidental else ""
+    return f"{tonic}{accidental} {'minor' if mode in ('minor', 'min', 'moll') else 'major'}"

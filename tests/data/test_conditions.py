@@ -19,6 +19,7 @@ from amt_jax.errors import UserError
 from amt_jax.model.conditioning import ConditionConfig
 from amt_jax.text.clusters import Clusters
 from data_prep import cluster, encode
+from data_prep.dataset.captions import register
 from tests.captioned import caption, write_captioned
 
 ROOT = Path(__file__).parents[2]
@@ -191,14 +192,17 @@ def test_evaluation_draws_nothing(folder, conditions):
         assert all(np.array_equal(first, other) for other in others)
 
 
-@pytest.mark.parametrize("name", ["tempo", "text"])
+@pytest.mark.parametrize("name", ["tempo", "density", "mood", "text", "semantic", "instruments"])
 def test_varied_tempo_would_make_what_is_told_untrue(folder, name, spec):
     records = Records(folder, dataclasses.replace(Card.load(folder), spec=spec), "train")
-    vocabularies = {"tempo": Vocabulary("scalar", knots=(1.0, 2.0)), "text": Vocabulary("text", width=2)}
-    conditions = Conditions({name: vocabularies[name]}, {name: 1})
-    plan = TrainPlan(records.lengths, 8, 0)
-    with pytest.raises(UserError, match=f"augmentation.tempo would make the {name}"):
+    kinds = {"tempo": Vocabulary("scalar", knots=(1.0, 2.0)), "text": Vocabulary("text", width=2)}
+    kinds["density"], labels = kinds["tempo"], Vocabulary("multi_label", ("a",), (1,))
+    conditions, plan = Conditions({name: kinds.get(name, labels)}, {name: 1}), TrainPlan(records.lengths, 8, 0)
+    if name == "instruments":
         Rows(records, plan, conditions, Augmentation(tempo=1))
+    else:
+        with pytest.raises(UserError, match=f"augmentation.tempo would make untrue what the model is told as {name};"):
+            Rows(records, plan, conditions, Augmentation(tempo=1))
     Rows(records, plan, conditions, Augmentation(velocity=1))
 
 
@@ -238,7 +242,7 @@ def test_a_model_of_semantic_tokens_alone_needs_the_clusters(folder, tmp_path):
     table = CaptionTable.load(copy / "text")
     files = {name: each for name, each in table.card.files.items() if name not in ("semantic.npy", "clusters.json")}
     dataclasses.replace(table.card, files=files).save(copy / "text")
-    encode.register(copy)
+    register(copy)
     with pytest.raises(UserError, match=r"the clusters in .* are not those"):
         open_conditions(copy, Card.load(folder), network(folder, semantic=True))
     assert Clusters.load(folder / "text").k == 2

@@ -10,6 +10,7 @@ from amt_jax.text.clusters import Clusters
 from amt_jax.text.encoder import load_encoder
 from data_prep import cluster, encode
 from tests.captioned import caption, write_captioned
+from tests.html_page import Checker
 
 KINDS = {
     "jazz": ("saxophone", "trumpet", "brushes", "smoky", "swing"),
@@ -83,7 +84,11 @@ def test_reports_name_sizes_words_and_captions(dataset, monkeypatch, tmp_path, c
     assert "more than others about jazz" in capsys.readouterr().out
     page = (tmp_path / "clusters.html").read_text()
     assert "<td>jazz, " in page
-    assert "data:image/png;base64," in page
+    assert "mean silhouette" in page
+    checker = Checker()
+    checker.feed(page)
+    assert not checker.open
+    assert all(each.startswith("#") for each in checker.references)
     run(monkeypatch, f"--dataset={dataset}", "--k=4", f"--report={tmp_path / 'clusters.png'}")
     assert (tmp_path / "clusters.png").read_bytes().startswith(b"\x89PNG")
     for flags in (["--report=clusters.pdf"], ["--k=1"], ["--k=5:3"], ["--k=many"]):

@@ -12,8 +12,8 @@ from amt_jax.text.understanding import understand_all
 from amt_jax.text.vocabulary import GENRE, INSTRUMENT, MOOD
 from data_prep.dataset import descriptions
 from data_prep.words import eras
-from data_prep.words.captions import Facts, captions
 from data_prep.words.description import describe, unmarked_tempos
+from data_prep.words.templates import Facts, captions
 from tests import music_files
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +113,9 @@ def test_captions_are_many_and_half_do_not_name_the_key(tmp_path, many):
 def test_captions_are_the_same_again_and_others_by_another_seed(tmp_path, many):
     first = run(tmp_path, many)[1]
     assert run(tmp_path, reversed(many))[1] == first == sorted(first, key=lambda each: each["path"])
-    code = "from data_prep.words.captions import *; print([c.text for c in captions(Facts(tempo='slow', key='C minor', "
+    code = (
+        "from data_prep.words.templates import *; print([c.text for c in captions(Facts(tempo='slow', key='C minor', "
+    )
     code += "density='dense', instruments=('piano', 'bass'), form='waltz', moods=('sad', 'somber')), 4, 'a')])"
     outputs = {
         subprocess.run(

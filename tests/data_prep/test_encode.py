@@ -14,6 +14,7 @@ from amt_jax.errors import UserError
 from amt_jax.text.clusters import Clusters
 from amt_jax.text.encoder import load_encoder
 from data_prep import cluster, encode
+from data_prep.words.encoding import WORK
 from tests.captioned import caption, write_captioned
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +70,7 @@ def test_each_unique_caption_is_encoded_once(dataset, encoder, monkeypatch, caps
         np.testing.assert_allclose(table.states(row), exact, rtol=2e-3, atol=1e-5)
         np.testing.assert_allclose(table.pooled(row), kept.pool(states)[row], rtol=2e-3, atol=1e-5)
     np.testing.assert_array_equal(table.lengths, states.mask.sum(1))
-    assert not (dataset / encode.WORK).exists()
+    assert not (dataset / WORK).exists()
 
 
 def test_tfidf_is_fitted_on_train_only(dataset, monkeypatch):
@@ -205,7 +206,8 @@ def test_what_cannot_be_encoded_is_said(dataset, tmp_path, monkeypatch):
 KILLED = """
 import os, signal, sys
 from data_prep import encode
-encode.CHUNK = 8
+from data_prep.words import encoding
+encoding.CHUNK = 8
 kill, steps = sys.argv.pop(), []
 def killing(name):
     real = getattr(os, name)
@@ -223,7 +225,7 @@ encode.run_command(encode.main)
 def test_a_kill_at_any_step_loses_and_breaks_nothing(tmp_path):
     first = [[caption(f"folk tune {i}")] for i in range(3)]
     dataset = tmp_path / "dataset"
-    work = dataset / encode.WORK
+    work = dataset / WORK
 
     def call(kill: int) -> str:
         """Runs the command, killed after the `kill`-th file or folder that got its name; 0 lets it end."""

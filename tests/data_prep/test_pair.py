@@ -1,12 +1,7 @@
-"""Pairing: two sets of messy names with labels, then the files it writes and what it refuses.
-
-pairs.csv is what the rules were made by. pairs_held_out.csv is of other styles: two of its misses led to a rule (they
-were 4 of 40 before), and the lines about "clean midi" were written when the rules stood and changed none.
-"""
+"""The command as people run it: the files that it writes and what it refuses."""
 
 import csv
 import json
-import math
 import shlex
 import subprocess
 import sys
@@ -14,43 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.words.pairing import Song, Thresholds, pair, seconds
-
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).parents[2]
 ABBA = {"path": "ABBA/Waterloo.mid", "title": "Waterloo", "artist": "ABBA", "duration": 168.0, "tempo": 147.6}
 WORDS = {"title": "Waterloo (ABBA song)", "artist": "ABBA", "text": "Waterloo is a song.", "source": "wikipedia"}
-
-
-def judge(file: str) -> tuple[float, float]:
-    """Precision and recall on a labelled set, each name against all texts of the set."""
-    with open(HERE / file, encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    texts = sorted({(row["text_title"], row["text_artist"], row["text_seconds"]) for row in rows})
-    right = {}
-    for row in rows:
-        if row["same"] == "1":
-            right.setdefault((row["title"], row["artist"], row["seconds"]), set()).add(
-                (row["text_title"], row["text_artist"])
-            )
-    midis = [(row["title"], row["artist"], row["seconds"]) for row in rows]
-    songs, about = ([Song(t, a, seconds(s)) for t, a, s in names] for names in (midis, texts))
-    verdicts = pair(songs, about, [1.0] * len(texts), Thresholds())
-    made = [(name, texts[v.match.text][:2]) for name, v in zip(midis, verdicts, strict=True) if v.match]
-    hits = sum(text in right.get(name, ()) for name, text in made)
-    return hits / len(made), hits / sum(row["same"] == "1" for row in rows)
-
-
-def test_messy_names():
-    precision, recall = judge("pairs.csv")
-    assert precision >= 0.98
-    assert recall >= 0.90
-
-
-def test_messy_names_that_were_held_out():
-    precision, recall = judge("pairs_held_out.csv")
-    assert precision >= 0.98
-    assert recall >= 0.90
 
 
 def run(folder: Path, files: list, texts: list, *flags: str) -> subprocess.CompletedProcess:
@@ -152,8 +113,8 @@ def test_a_file_gets_every_text_that_is_about_it(tmp_path):
         ([ABBA, "", "[1]"], [WORDS], [], "line 3 of midi_metadata.jsonl is not a JSON object"),
         ([{"path": "a.mid", "title": "A"}], [WORDS], [], "line 1 of midi_metadata.jsonl has no text as 'artist'"),
         ([ABBA], [WORDS, {"title": "A"}], [], "line 2 of texts.jsonl has no text as 'text'"),
-        ([ABBA], [], [], "texts.jsonl is empty"),
-        ([], [WORDS], [], "midi_metadata.jsonl is empty"),
+        ([ABBA], [], [], "texts.jsonl is empty; data_prep.texts makes it, and lists beside it"),
+        ([], [WORDS], [], "midi_metadata.jsonl is empty; data_prep.collect makes it"),
         ([ABBA], [WORDS], ["--input=."], "1 of 1 files in midi_metadata.jsonl are not in ., 'ABBA/Waterloo.mid' first"),
         ([ABBA], [WORDS], ["--input=nowhere"], "no folder 'nowhere'"),
         ([ABBA], [WORDS], ["--min-title=101"], "--min-title: invalid 1 to 100 value"),
@@ -166,36 +127,3 @@ def test_what_cannot_be_paired_is_told(tmp_path, files, texts, flags, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_duration_decides_between_artists():
-    texts = [Song("The Power of Love", "Jennifer Rush", 363), Song("The Power of Love", "Huey Lewis", 236)]
-    verdict = pair([Song("The Power of Love", "", 239)], texts, [1.0, 1.0], Thresholds())[0]
-    assert verdict.match.text == 1
-    assert math.isnan(verdict.match.artist)
-    assert verdict.match.confidence > 0.7
-
-
-def test_durations_that_may_be_any_are_no_evidence():
-    texts = [Song("The Power of Love", "Huey Lewis", 236)]
-    confidence = [
-        pair([Song("The Power of Love", "", 239)], texts, [1.0], Thresholds(title=1, seconds=seconds))[
-            0
-        ].match.confidence
-        for seconds in (5, math.inf)
-    ]
-    assert confidence == [0.85, 0.7]
-
-
-def test_texts_about_one_song_are_not_ambiguous():
-    texts = [Song("Waterloo", "Abba"), Song("Waterloo (ABBA song)", "ABBA"), Song("Waterloo", "")]
-    verdict = pair([Song("waterloo", "ABBA")], texts, [0.5, 0.9, 1.0], Thresholds())[0]
-    assert verdict.match.text == 1
-
-
-def test_what_is_guessed_has_to_fit_better():
-    texts = [Song("Lola", "The Kinks")]
-    found = pair(
-        [Song("The Kinks", "Lola"), Song("The Kinks", "Lolas"), Song("Lolas", "Kinks")], texts, [1.0], Thresholds()
-    )
-    assert [verdict.match is not None for verdict in found] == [True, False, True]

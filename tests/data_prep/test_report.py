@@ -5,10 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from data_prep.report import FEATURES, Collection, bars, correlations, histogram
+from data_prep.overview.collection import FEATURES
 from tests.html_page import Checker
 
 ROOT = Path(__file__).parents[2]
@@ -115,33 +114,9 @@ def test_what_cannot_be_read_is_told(tmp_path, others, message):
     assert not page
 
 
-def test_figures_by_hand():
-    found = Collection(FILES, {row["path"]: row for row in DESCRIPTIONS}, {"A/3.mid": PAIRS[0]})
-    assert found.genres() == {"jazz": 12}
-    assert Collection(FILES, pairs={"A/3.mid": PAIRS[0]}).genres() == {"pop": 1, "rock": 1}
-    row = dict(zip(FEATURES, found.features()[1], strict=True))
-    assert row == {"tempo": 102, "valence": 1 / 12, "mode": 0, "density": 4.9, "duration": 61, "polyphony": 1}
-    assert np.isnan(found.features()[2][FEATURES.index("mode")])
-    guessed = Collection(FILES, {row["path"]: {**row, "mood_from": "music"} for row in DESCRIPTIONS})
-    assert np.isnan(guessed.features()[:, FEATURES.index("valence")]).all()
-
-
-def test_correlations():
-    random = np.random.default_rng(0)
-    values = random.normal(size=(50, 3))
-    values[:, 1] += values[:, 0]
-    expected = np.corrcoef(values, rowvar=False)
-    np.testing.assert_allclose(correlations(values), expected, atol=1e-12)
-    missing = values.copy()
-    missing[10:20, 0] = np.nan
-    known = np.r_[0:10, 20:50]
-    assert np.isclose(correlations(missing)[0, 1], np.corrcoef(values[known, :2].T)[0, 1])
-    assert np.isclose(correlations(missing)[1, 2], expected[1, 2])
-    np.testing.assert_allclose(correlations(missing), correlations(missing).T, atol=1e-12)
-    assert np.isnan(correlations(np.c_[values[:, 0], np.ones(50)])[0, 1])
-
-
-def test_charts_count_what_they_do_not_show():
-    assert "5 others" in bars([(f"name {i}", 25 - i) for i in range(25)], 100)
-    assert "(2 unknown)" in histogram([1.0, None, 3.0, None], "s")
-    assert "<svg" in histogram([120.0, 120.0], "s")
+def test_a_folder_is_no_page(tmp_path):
+    command = [sys.executable, "-m", "data_prep.report", "--metadata=x.jsonl", f"--output={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"error: --output={tmp_path} is a folder; name a file in it, such as {tmp_path}/report.html\n"
+    assert not list(tmp_path.iterdir())

@@ -54,45 +54,54 @@ def draw(length, seed):
     return [EIGHT[index] for index in random.integers(8, size=length)]
 
 
-def next_frames(params, before):
-    """The probability of each of the 8 frames after those `before`."""
-    nats = [each.nats for each in score(params, [before, *([*before, frame] for frame in EIGHT)])[1]]
-    return np.exp(nats[0] - np.array(nats[1:]))
+def next_frames(params):
+    """The probabilities of each of the 8 frames after 1, 2 and 13 others, which are read in several windows. [3, 8]"""
+    starts = [draw(length, length) for length in (1, 2, 13)]
+    pieces = [[*start, *after] for start in starts for after in ([], *([frame] for frame in EIGHT))]
+    nats = np.reshape([each.nats for each in score(params, pieces)[1]], (3, 9))
+    return np.exp(nats[:, :1] - nats[:, 1:])
 
 
-@pytest.mark.parametrize("length", [1, 2, 13])  # the last one is read in several windows
-def test_all_next_frames_together_are_certain(params, length):
-    found = next_frames(params, draw(length, length))
-    assert len(set(found.round(6))) == 8
-    assert found.sum() == pytest.approx(1, abs=1e-5)
+def test_all_next_frames_together_are_certain(params):
+    found = next_frames(params)
+    assert len(np.unique(found.round(6))) == 24
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
 
 
 def test_without_the_mask_they_are_not(params, monkeypatch):
     size = THREE.spec.vocab_size
     monkeypatch.setattr(frames, "following", lambda grammar: np.ones((size, size), bool))
-    assert next_frames(params, draw(2, 0)).sum() < 0.99
+    assert (next_frames(params).sum(axis=1) < 0.99).all()
+
+
+@jax.jit
+def log_probabilities(params, window, may):
+    """Of the next id after one window [CONTEXT], padded with -1, among those that may come. [V]"""
+    graph = nnx.graphdef(nnx.eval_shape(lambda: Transformer(CONFIG, rngs=nnx.Rngs(0))))
+    segments = (window >= 0).astype(jnp.int32)[None]
+    inputs = jnp.maximum(window, 0)[None, :, None]
+    logits = nnx.merge(graph, params)(inputs, jnp.arange(CONTEXT)[None], segments, {})[0, segments.sum() - 1, 0]
+    return jax.nn.log_softmax(jnp.where(may, logits, -jnp.inf))
 
 
 def direct(params, piece):
-    """Nats of the frames but the first, token by token, each window on its own."""
-    graph = nnx.graphdef(nnx.eval_shape(lambda: Transformer(CONFIG, rngs=nnx.Rngs(0))))
+    """Nats of the frames but the first, token by token, each in a window of its own."""
     ids = THREE.encode_frames(piece).tolist()
-    inputs, total = [THREE.spec.bos, *ids[:-1]], 0.0
+    inputs, total, half = [THREE.spec.bos, *ids[:-1]], 0.0, CONTEXT // 2
     for index in range(ids.index(3) + 1, len(ids)):
-        start = 0 if index < CONTEXT else (index - CONTEXT // 2) // (CONTEXT // 2) * (CONTEXT // 2)
+        start = 0 if index < CONTEXT else (index - half) // half * half
         window = np.array(inputs[start : index + 1])
-        padded = jnp.array(np.pad(window, (0, CONTEXT - len(window))))[None, :, None]
-        segments = (jnp.arange(CONTEXT) < len(window)).astype(jnp.int32)[None]
-        logits = nnx.merge(graph, params)(padded, jnp.arange(CONTEXT)[None], segments, {})[0, len(window) - 1, 0]
         last = inputs[index]
-        may = [3, *(id for id in (4, 5, 6) if last <= 3 or id > last)]
-        total -= float(logits[ids[index]] - jax.nn.logsumexp(logits[jnp.array(may)]))
+        may = np.array([False, False, False, True, *(last < 4 or id > last for id in (4, 5, 6))])
+        window = np.pad(window, (0, CONTEXT - len(window)), constant_values=-1)
+        total -= float(log_probabilities(params, window, may)[ids[index]])
     return total
 
 
 def test_the_protocol(params):
     pieces = [draw(length, length) for length in (1, 2, 9, 21)]
-    (found, *_), scores = list(score(params, pieces)[0].values()), score(params, pieces)[1]
+    likelihoods, scores = score(params, pieces)
+    found = likelihoods["frames"]
     nats = [direct(params, piece) for piece in pieces]
     assert nats[0] == 0
     assert [each.nats for each in scores] == pytest.approx(nats, rel=1e-5)
@@ -158,7 +167,7 @@ def run(make_run, tmp_path_factory):
     pieces = [[[int(pitch)] for pitch in random.integers(50, 70, 30)] for _ in range(4)]
     folder = tmp_path_factory.mktemp("made")
     (folder / "rolls.json").write_text(json.dumps({"test": pieces}))
-    made = make_run(folder, [tokenizer.encode_frames(piece) for piece in pieces], tokenizer)
+    made = make_run(folder, [tokenizer.encode_frames(piece) for piece in pieces], tokenizer, conditions={})
     shutil.move(made.path, folder / "moved")
     return folder / "moved"
 
@@ -178,7 +187,7 @@ def test_a_file_of_rolls_is_scored_as_its_dataset_is(run, command, tmp_path):
     (tmp_path / "a").mkdir()
     code, captured = command("--likelihood=frames", f"--output={tmp_path / 'a'}", "--leaks")
     assert code == 0
-    assert "frames, leaks left out: " in captured.out
+    assert "frames, leaks left out, 0 pieces" in captured.out
     found = json.loads((tmp_path / "a" / "report.json").read_text())
     assert [each["leaked_from"] for each in found["pieces"]] == ["0.mid", "1.mid", "2.mid", "3.mid"]
     assert found["music"] == {}
@@ -192,8 +201,8 @@ def test_a_file_of_rolls_is_scored_as_its_dataset_is(run, command, tmp_path):
         shutil.move(run.parent / "elsewhere", run.parent / "dataset")
     assert code == 0
     value = found["likelihood"]["frames"]["nats_per_frame"]["value"]
-    assert f"frames: {value:.3f} [" in captured.out
-    assert "(4 pieces, 116 frames)" in captured.out
+    assert f"frames, 4 pieces: {value:.3f} [" in captured.out
+    assert "rolls.json/test/3, 29 frames: " in captured.out
 
 
 def test_tokens_alone(command):

@@ -2,11 +2,15 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 
 from amt_jax.model.conditioning import ConditionConfig
 from amt_jax.model.config import TransformerConfig
 from amt_jax.model.params import abstract_model, init_params
+from amt_jax.sampling.request import Result
 from amt_jax.sampling.sampler import Sampler
 from amt_jax.tokens.grammar import Grammar
 from amt_jax.tokens.symbolic import SymbolicTokenizer
@@ -21,6 +25,9 @@ class Setup(NamedTuple):
     tokenizer: SymbolicTokenizer
     grammar: Grammar
     sampler: Sampler
+
+    def generate(self, requests) -> list[Result]:
+        return list(self.sampler.generate(requests))
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +48,38 @@ def setup() -> Setup:
     grammar = Grammar.create(tokenizer.spec, tokenizer.names)
     sampler = Sampler(config, params, tokenizer.spec, grammar, max_batch=4)
     return Setup(config, abstract_model(config).graph, params, tokenizer, grammar, sampler)
+
+
+@pytest.fixture(scope="session")
+def forward(setup):
+    """A function: ids, values of conditions -> logits [T, V] after each id, by one forward pass without a cache."""
+    size = setup.config.context_length
+
+    @jax.jit
+    def apply(params, tokens, conditions):
+        positions, segments = jnp.arange(size)[None], jnp.ones((1, size), jnp.int32)
+        return nnx.merge(setup.graph, params)(tokens[None, :, None], positions, segments, conditions)[0, :, 0]
+
+    def run(tokens, conditions):
+        padded = np.zeros(size, np.int32)
+        padded[: len(tokens)] = tokens
+        wanted = {each.name: conditions.get(each.name, each.null())[None, None] for each in setup.config.conditions}
+        return np.asarray(apply(setup.params, padded, wanted), np.float64)[: len(tokens)]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def prompts(setup):
+    """A function: length -> ids that the grammar accepts."""
+
+    def make(length):
+        random, state, ids = np.random.default_rng(length), setup.grammar.start(), []
+        for _ in range(length):
+            allowed = setup.grammar.allowed(state)
+            allowed[setup.grammar.eos] = False
+            ids.append(random.choice(np.flatnonzero(allowed)))
+            state = setup.grammar.advance(state, ids[-1])
+        return np.array(ids, np.uint16)
+
+    return make

@@ -13,6 +13,7 @@ from amt_jax.errors import UserError
 from amt_jax.music import midi
 from amt_jax.sampling.generator import Generator, Piece, same_platform
 from amt_jax.sampling.order import make_orders, read_batch
+from amt_jax.tokens.pianoroll import PianoRoll
 from amt_jax.tokens.symbolic import SymbolicTokenizer
 
 COMPOSERS = ("Bach", "Gervais, Nicolas", "7", "Nobody", "OTHER")
@@ -213,7 +214,7 @@ def test_weights_of_8_bits_make_music_again(run, generator, tmp_path):
     path = next(small.generate(small.orders({"max_tokens": 60, "top_k": 0}))).save(tmp_path)
     assert json.loads(midi.read_text(path))["weights"] == "int8"
     assert small.replay(path).save(tmp_path / "..").read_bytes() == path.read_bytes()
-    with pytest.raises(UserError, match="was made with --weights=int8, this is float32"):
+    with pytest.raises(UserError, match="it was made in int8, not float32; add --weights=int8"):
         generator.replay(path)
 
 
@@ -262,3 +263,17 @@ def test_an_incomplete_run_folder_is_refused(run, tmp_path):
         Generator(type(run)(broken.path))
     with pytest.raises(UserError, match="max_batch is at least 1"):
         Generator(run, max_batch=0)
+
+
+def test_a_model_of_frames_goes_on_from_a_file(make_run, music, tmp_path):
+    tokenizer = PianoRoll(0.5)
+    generator = Generator(make_run(tmp_path, [tokenizer.encode_frames([[60, 64], [62]] * 5)], tokenizer))
+    wish = {"prompt": str(music), "prompt_beats": 4, "seconds": 4}
+    (piece,) = generator.generate(generator.orders(wish))
+    frames = tokenizer.decode_frames(piece.ids)
+    assert frames[:4] == [[60], [61], [62], [63]]  # a beat is half a second
+    assert 4 < len(frames) <= 4 + 8
+    assert tokenizer.encode_frames(frames).tolist() == piece.ids.tolist()
+    while not frames[-1]:  # a file ends with its last note
+        frames.pop()
+    assert tokenizer.decode_frames(tokenizer.encode(midi.load(piece.save(tmp_path)))) == frames

@@ -13,9 +13,10 @@ import pytest
 from amt_jax.errors import UserError
 from amt_jax.pretrained.bert import load_tokenizer
 from amt_jax.text.bert import BertEncoder
-from amt_jax.text.encoder import clean, load_encoder
+from amt_jax.text.cleaning import clean
+from amt_jax.text.encoder import load_encoder
 from amt_jax.text.tfidf import MAX_TERMS, TfidfEncoder
-from data_prep.words.captions import _CLASSES, _WAYS
+from data_prep.words.templates import _CLASSES, _WAYS
 
 ROOT = Path(__file__).parents[2]
 BERT = ROOT / "tests" / "pretrained" / "goldens" / "bert"
@@ -92,11 +93,6 @@ def test_an_encoder_is_equal_after_loading(encoder, tmp_path):
         load_encoder(tmp_path)
     with pytest.raises(UserError, match=r"no encoder\.json"):
         load_encoder(tmp_path / "nowhere")
-
-
-def test_clean_gives_one_spelling():
-    assert clean("  ﬁddle\u00a0 tune\x00\u200d\t2/4\n") == "fiddle tune 2/4"
-    assert clean("e\u0301") == "é"
 
 
 def test_tfidf_knows_words_keys_and_nothing_of_sentences(tfidf):

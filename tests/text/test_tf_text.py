@@ -15,7 +15,7 @@ from hypothesis import given, settings
 
 from amt_jax.errors import UserError
 from amt_jax.text.bert import BertEncoder
-from amt_jax.text.encoder import clean
+from amt_jax.text.cleaning import clean
 
 ROOT = Path(__file__).parents[2]
 BERT = ROOT / "tests" / "pretrained" / "goldens" / "bert"

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amt_jax.music.classes import density_class, emotion, tempo_class
 from amt_jax.text import understanding, vocabulary
 from amt_jax.text.understanding import understand, understand_all
 from amt_jax.text.vocabulary import GENRE, INSTRUMENT, LABELS, MOOD
@@ -208,7 +207,7 @@ def test_a_whole_name_can_be_a_genre():
 
 
 def test_cleaning_and_sentences():
-    assert understanding.clean("<b>\uff2aazz</b>\u00a0 see https://a.b/rock [12]\u200b\n now") == "Jazz see now"
+    assert understand("<b>\uff2aazz</b>\u00a0 see https://a.b/rock [12]\u200b\n now").text == "Jazz see now"
     assert understanding.sentences("A waltz. It is slow!  Yes") == ["A waltz.", "It is slow!", "Yes"]
 
 
@@ -272,18 +271,3 @@ def test_says_how_to_install_spacy():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert "UserError" in result.stderr
     assert "amt_jax[words]" in result.stderr
-
-
-def test_classes_and_the_emotion_of_music():
-    assert [tempo_class(bpm) for bpm in (79, 79.9998, 80, 120, 121)] == [
-        "slow",
-        "moderate",
-        "moderate",
-        "moderate",
-        "fast",
-    ]
-    assert [density_class(density) for density in (4.9, 5, 9, 9.1)] == ["sparse", "moderate", "moderate", "dense"]
-    (bright, awake), (dim, asleep) = emotion("major", 180, 12), emotion("minor", 60, 3)
-    assert bright > 0.3 > -0.3 > dim
-    assert awake > 0.3 > -0.3 > asleep
-    assert emotion("", None, 0) == (0.0, -0.4)

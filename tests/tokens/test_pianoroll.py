@@ -21,6 +21,7 @@ EOS = TOKENIZER.spec.eos
 frames_strategy = st.lists(st.lists(st.integers(21, 108), max_size=5, unique=True).map(sorted), max_size=20)
 
 
+@settings(deadline=None)
 @given(frames_strategy)
 def test_frames_and_ids_are_one_to_one(frames):
     ids = TOKENIZER.encode_frames(frames)
@@ -34,6 +35,7 @@ def test_frames_and_ids_are_one_to_one(frames):
     assert GRAMMAR.allowed(state)[EOS] == any(frames)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 91), max_size=60))
 def test_ids_and_frames_are_one_to_one(ids):
     """Whatever the grammar accepts and ends with a frame is what its frames are written as."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.words.prose import clean, is_english
+from data_prep.words.prose import english
 
 ENGLISH = """
 "Dancing Queen" is a Europop song by the Swedish group ABBA, the lead single from their fourth studio album, Arrival.
@@ -71,17 +71,17 @@ Guitarra y voz
 
 @pytest.mark.parametrize("line", ENGLISH)
 def test_english_lines_stay(line):
-    assert is_english(line)
+    assert english(line, 100) == (line, "")
 
 
 @pytest.mark.parametrize("line", OTHER)
 def test_lines_of_other_languages_go(line):
-    assert not is_english(line)
+    assert english(line, 100) == ("", "not English")
 
 
 def test_only_english_lines_are_kept_and_joined():
     text = f"{ENGLISH[0]}\n{OTHER[0]}\r\n\n{ENGLISH[1]}\n{OTHER[15]}"
-    assert clean(text, 100) == (f"{ENGLISH[0]} {ENGLISH[1]}", "")
+    assert english(text, 100) == (f"{ENGLISH[0]} {ENGLISH[1]}", "")
 
 
 @pytest.mark.parametrize(
@@ -94,30 +94,30 @@ def test_only_english_lines_are_kept_and_joined():
     ],
 )
 def test_what_cannot_be_used_has_a_reason(text, reason):
-    assert clean(text, 10) == ("", reason)
+    assert english(text, 10) == ("", reason)
 
 
 def test_unicode_is_normalised():
-    assert clean("A ﬁne\u00a0waltz\tin Ｃ\u202e major\x07.", 10) == ("A fine waltz in C major.", "")
+    assert english("A ﬁne\u00a0waltz\tin Ｃ\u202e major\x07.", 10) == ("A fine waltz in C major.", "")
 
 
 def test_a_text_ends_with_a_sentence():
     text = "The Piano Sonata No. 14 by J. S. Bach (not him!) is slow. It is sad. Dr. Who liked it, they say."
-    assert clean(text, 14)[0] == "The Piano Sonata No. 14 by J. S. Bach (not him!) is slow."
-    assert clean(text, 15)[0] == "The Piano Sonata No. 14 by J. S. Bach (not him!) is slow."
-    assert clean(text, 17)[0].endswith("It is sad.")
-    assert clean(text, 100)[0] == text
-    assert clean(text, 9)[0] == "The Piano Sonata No. 14 by J. S. Bach"
-    assert clean(text, 5)[0] == "The Piano Sonata No. 14"
+    assert english(text, 14)[0] == "The Piano Sonata No. 14 by J. S. Bach (not him!) is slow."
+    assert english(text, 15)[0] == "The Piano Sonata No. 14 by J. S. Bach (not him!) is slow."
+    assert english(text, 17)[0].endswith("It is sad.")
+    assert english(text, 100)[0] == text
+    assert english(text, 9)[0] == "The Piano Sonata No. 14 by J. S. Bach"
+    assert english(text, 5)[0] == "The Piano Sonata No. 14"
 
 
 def test_ten_thousand_words_are_cut():
-    assert len(clean("This is a slow song about the sea. " * 1250, 150)[0].split()) == 144
+    assert len(english("This is a slow song about the sea. " * 1250, 150)[0].split()) == 144
 
 
 @given(st.text(), st.integers(1, 50))
 def test_any_text_becomes_one_clean_line_or_none(text, max_words):
-    cleaned, reason = clean(text, max_words)
+    cleaned, reason = english(text, max_words)
     assert bool(cleaned) != bool(reason)
     assert len(cleaned.split()) <= max_words
     assert not [each for each in cleaned if unicodedata.category(each)[0] == "C"]

@@ -1,4 +1,4 @@
-"""Captions: English sentences about a piece, made of what is known of its music."""
+"""Templates: English sentences about a piece, made of what is known of its music."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Facts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Caption:
+class Wording:
     """A text, whether a person wrote it, and whether it names the key's tonic, so that transposing makes it wrong."""
 
     text: str
@@ -134,19 +134,19 @@ class Caption:
     names_key: bool
 
 
-def captions(facts: Facts, count: int, seed: str) -> list[Caption]:
+def captions(facts: Facts, count: int, seed: str) -> list[Wording]:
     """Different captions of one piece, each telling some of the facts; fewer than `count` if there are few facts.
 
     At least half of them do not name the key. The same facts and seed give the same captions.
     """
     choose = random.Random(seed)
-    made: dict[str, Caption] = {}
+    made: dict[str, Wording] = {}
     for number in range(count):
         for _ in range(8):
             names_key = bool(facts.key) and number % 2 == 1
             text = _caption(facts, names_key, choose)
             if text not in made:
-                made[text] = Caption(text, False, names_key)
+                made[text] = Wording(text, False, names_key)
                 break
     return list(made.values())
 

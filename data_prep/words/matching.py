@@ -1,4 +1,4 @@
-"""Pairing: which text is about which MIDI file, by title, artist and duration."""
+"""Matching: which text is about which MIDI file, by title, artist and duration."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ UNSURE = "below the confidence asked for"
 SEVERAL = "several texts fit as well"
 
 
-def pair(midis: Sequence[Song], texts: Sequence[Song], trust: Sequence[float], limits: Thresholds) -> list[Verdict]:
+def match(midis: Sequence[Song], texts: Sequence[Song], trust: Sequence[float], limits: Thresholds) -> list[Verdict]:
     """Finds the texts of each MIDI file; a text may serve several.
 
     Args:
@@ -94,7 +94,7 @@ def pair(midis: Sequence[Song], texts: Sequence[Song], trust: Sequence[float], l
     index = _Index(texts)
     songs = list(dict.fromkeys(midis))
     verdicts = {}
-    with tqdm(total=len(songs), desc="pairing", unit="song", delay=2) as bar:
+    with tqdm(total=len(songs), desc="matching", unit="song", delay=2) as bar:
         for start in range(0, len(songs), _BATCH):
             batch = {song: names.readings(song.title, song.artist) for song in songs[start : start + _BATCH]}
             candidates = index.candidates(batch, limits.title)
@@ -147,10 +147,10 @@ def _decide(
 ) -> Verdict:
     matches, why = [], set()
     for text in candidates:
-        match = _compare(readings, index.readings[text], limits)
-        if match is None:
+        found = _compare(readings, index.readings[text], limits)
+        if found is None:
             continue
-        title, artist, confidence = match
+        title, artist, confidence = found
         if not confidence:
             why.add(OTHER_ARTIST)
             continue
@@ -163,7 +163,7 @@ def _decide(
         matches.append(Match(text, title, artist, round(min(confidence, trust[text]), 4)))
     if not matches:
         return Verdict(None, next((each for each in (OTHER_DURATION, OTHER_ARTIST) if each in why), NO_TITLE))
-    matches.sort(key=lambda match: (-match.confidence, -match.title, match.text))
+    matches.sort(key=lambda each: (-each.confidence, -each.title, each.text))
     best = matches[0]
     close = [each for each in matches if each.confidence >= best.confidence - _CLOSE]
     if any(_different(index.readings[best.text], index.readings[each.text]) for each in close):

@@ -1,0 +1,1 @@
+"""Looking at a collection: its figures, its charts and the page of both."""
