@@ -56,7 +56,11 @@ def main() -> None:
     add("--input", required=True, type=Path, metavar="DIR", help="the output of prepare")
     add("--runs", type=Path, metavar="DIR", help="for the two run folders (default: INPUT/runs)")
     add("--encoder", default="", help="tfidf, a BERT's folder or name (default: INPUT/encoder, else tfidf)")
-    add("--config", default="text_cross", help="default: %(default)s; its fields as --config.FIELD=VALUE")
+    add(
+        "--config",
+        default="text_cross",
+        help="with text, or semantic tokens (default: %(default)s); its fields as --config.FIELD=VALUE",
+    )
     add("--steps", type=int, default=3000, help="of each training (default: %(default)s)")
     add("--follow", type=int, default=96, help="texts to follow (default: %(default)s)")
     add("--seconds", type=float, default=20.0, help="of each piece (default: %(default)s)")
@@ -75,11 +79,17 @@ def main() -> None:
 
 def run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Encodes, trains twice, listens, writes."""
+    from amt_jax.data.conditions import SEMANTIC
+    from amt_jax.train import load_config
+
+    conditions = load_config(args.config)["conditions"]
     dataset, runs, carried = args.input / "dataset", args.runs or args.input / "runs", args.input / "encoder"
     encoder = args.encoder or (str(carried) if carried.exists() else "tfidf")
     run_module("data_prep.encode", f"--dataset={dataset}", f"--encoder={encoder}")
+    if SEMANTIC in conditions:
+        run_module("data_prep.cluster", f"--dataset={dataset}")
     fields = [f"--config.steps={args.steps}", "--config.epochs=0", f"--config.seed={args.seed}", *overrides]
-    for name, more in (("with", []), ("without", ["--config.conditions.text.dropout=1"])):
+    for name, more in (("with", []), ("without", [f"--config.conditions.{name}.dropout=1" for name in conditions])):
         flags = [f"--config={args.config}", f"--config.dataset={dataset}", f"--run={runs / name}", *fields, *more]
         run_module("amt_jax.train", *flags)
 
