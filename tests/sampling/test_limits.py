@@ -136,7 +136,7 @@ def test_only_what_is_new_obeys(player):
 
 
 def test_a_limit_is_a_row_s_own(setup):
-    free, limited = settings(0), settings(0, polyphony=1)
+    free, limited = settings(1), settings(1, polyphony=1)
     others = [Request(settings(7, 2, 1)), Request(settings(8, 3))]
     one, two, alone = (
         [result.ids for result in setup.sampler.generate([Request(free), Request(limited), *others])],
