@@ -131,6 +131,7 @@ class RunFolder:
     def tokenizer(self) -> Tokenizer:
         from amt_jax.tokens import tokenizer  # symusic takes a while to import
 
+        self.config_json()  # says so if there is no run at all
         if not (self.path / TOKENIZER).exists():
             raise UserError(f"run folder {self.path} has no {TOKENIZER}; copy it there from its dataset")
         if not storage.is_remote(self.path):
