@@ -135,7 +135,7 @@ def listen(
     seed: int,
 ) -> dict[str, Any]:
     """How often music is as the texts ask: any real music, the real music that they are of, made in each way."""
-    from amt_jax.data.conditions import TEXT
+    from amt_jax.data.conditions import SEMANTIC, TEXT
     from amt_jax.evaluation.following import follow, heard
     from amt_jax.music.features import excerpt
     from amt_jax.sampling.order import Order
@@ -144,7 +144,12 @@ def listen(
     real = [heard(excerpt(generator.tokenizer.decode(records[n].ids), seconds)) for n in range(len(records))]
     known = {CHANCE: [real] * len(texts), REAL: [[real[text["record"]]] for text in texts]}
     settings = [GenerationSettings(seconds=seconds, seed=seed + n) for n in range(len(texts))]
-    told = [Order(each, {TEXT: text["text"]}) for each, text in zip(settings, texts, strict=True)]
+
+    def understood(text: str) -> dict[str, Any]:  # nothing but what its encoder says: no mask of instruments, no tempo
+        found = generator.reader.read(text).conditions
+        return {TEXT: text} | {name: value for name, value in found.items() if name == SEMANTIC}
+
+    told = [Order(each, understood(text["text"])) for each, text in zip(settings, texts, strict=True)]
     asked = [{name: frozenset(x) if isinstance(x, list) else x for name, x in each["asked"].items()} for each in texts]
     found = follow(generator, told, asked, seed=seed, guidance=guidance, other=other, known=known)
     return {aspect: dataclasses.asdict(each) for aspect, each in found.items()}
