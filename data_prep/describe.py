@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def main() -> int:
     args = _parser().parse_args()
-    check_file(args.output, "descriptions.jsonl")
+    check_file(args.output, "descriptions.jsonl", [args.metadata, args.pairs])
     from data_prep.words import description
 
     described = description.describe(

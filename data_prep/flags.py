@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from amt_jax import storage
 from amt_jax.errors import UserError
@@ -21,10 +22,18 @@ def positive(kind: type) -> type:
     return parse
 
 
-def check_file(output: str | os.PathLike, example: str) -> None:
-    """Raises UserError if the file to write is a folder, naming a file in it."""
+def check_file(output: str | os.PathLike, example: str, inputs: Iterable[str | None]) -> None:
+    """Raises UserError if the file to write is a folder, naming a file in it, or one of the files to read."""
     if os.path.isdir(output):
         raise UserError(f"--output={output} is a folder; name a file in it, such as {os.path.join(output, example)}")
+    if os.path.realpath(output) in (os.path.realpath(each) for each in inputs if each):
+        raise UserError(f"--output={output} would overwrite what this command reads; name another file")
+
+
+def check_music(folder: str) -> None:
+    """Raises UserError if there is no such folder of MIDI files."""
+    if not os.path.isdir(folder):
+        raise UserError(f"no folder {folder!r}: --input names the folder that holds the MIDI files")
 
 
 def check_folders(source: str, output: str) -> None:

@@ -20,7 +20,7 @@ from data_prep.flags import check_file
 
 def main() -> int:
     args = _parser().parse_args()
-    check_file(args.output, "report.html")
+    check_file(args.output, "report.html", [args.metadata, args.descriptions, args.pairs, args.skipped])
     from data_prep.overview.collection import Collection
     from data_prep.overview.page import to_html
 

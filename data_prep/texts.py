@@ -103,7 +103,7 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("delay", "timeout", "max_words"):
         if not 0 < getattr(args, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be more than 0")
-    check_file(args.output, "texts.jsonl")
+    check_file(args.output, "texts.jsonl", [args.metadata, args.cache, *args.captions])
     if args.skip_wikipedia:
         if not args.fma and not args.captions:
             raise UserError("nothing to read: give --fma or --captions, or leave --skip-wikipedia out")

@@ -15,13 +15,13 @@ from amt_jax.text.cleaning import clean
 from data_prep.dataset.families import folder_key
 from data_prep.dataset.metadata import source_name
 from data_prep.dataset.outcome import Outcome
-from data_prep.rows import numbered_rows
+from data_prep.rows import are, checked, is_number, is_text, numbered_rows
 
 LABELS = ("genre", "mood", "instruments")
 NUMBERS = ("tempo", "density")
-CAPTION = {"text": str, "human": bool, "names_key": bool}
-# What a line may have besides its path.
-KINDS = dict.fromkeys(("captions", *LABELS), list) | dict.fromkeys(NUMBERS, float)
+CAPTION = {"text": is_text} | dict.fromkeys(("human", "names_key"), lambda value: isinstance(value, bool))
+KINDS = {"path": is_text, "captions": are(lambda value: isinstance(value, dict))}
+KINDS |= dict.fromkeys(LABELS, are(is_text)) | dict.fromkeys(NUMBERS, is_number)
 # A number is told by its place among so many quantiles of the training split.
 KNOTS = 17
 
@@ -34,14 +34,14 @@ def read(file: str, folder: str) -> dict[str, dict[str, Any]]:
     found = {}
     for number, row in numbered_rows(file):
         try:
-            name = source_name(_checked("path", row["path"], str), folder)
+            row = checked(row, ["path"], KINDS)
+            name = source_name(row["path"], folder)
             if name in found:
-                raise ValueError(f"{row['path']!r} was described before")
+                raise ValueError(f"has {row['path']!r}, which was described before")
             found[name] = _conditions(row)
-        except (TypeError, ValueError, KeyError, OverflowError) as error:
-            wrong = f"it has no {error}" if isinstance(error, KeyError) else error
+        except ValueError as error:
             raise UserError(
-                f"line {number} of {file} is not a description ({wrong}); make it with data_prep.describe"
+                f"line {number} of {file} is not a description (it {error}); make it with data_prep.describe"
             ) from None
     return found
 
@@ -63,23 +63,12 @@ def licences(file: str, folder: str) -> dict[str, str]:
 
 def _conditions(row: Mapping[str, Any]) -> dict[str, Any]:
     """The values that a line has; what is empty is not known."""
-    line = {name: _checked(name, row[name], kind) for name, kind in KINDS.items() if row.get(name) is not None}
-    captions = [
-        {name: _checked(name, caption[name], kind) for name, kind in CAPTION.items()}
-        for caption in line.get("captions", ())
-    ]
-    values = {"text": [caption for caption in captions if clean(caption["text"])]}
-    values |= {name: sorted({_checked(name, label, str) for label in line.get(name, ())}) for name in LABELS}
-    values |= {name: float(line[name]) for name in NUMBERS if name in line and np.isfinite(float(line[name]))}
+    captions = [checked(caption, CAPTION, CAPTION) for caption in row.get("captions") or ()]
+    values = {"text": [{name: each[name] for name in CAPTION} for each in captions if clean(each["text"])]}
+    values |= {name: sorted(set(row.get(name) or ())) for name in LABELS}
+    values |= {name: float(row[name]) for name in NUMBERS if row.get(name) is not None}
     json.dumps(values, ensure_ascii=False).encode()  # raises at half a character, which no file can hold
     return {name: value for name, value in values.items() if value != []}
-
-
-def _checked(name: str, value: Any, kind: type) -> Any:
-    """A value of that very kind, or a whole number for a number; TypeError if it is not."""
-    if type(value) is not kind and (type(value), kind) != (int, float):
-        raise TypeError(f"{name} is {str(value)[:40]!r}")
-    return value
 
 
 def vocabularies(kept: Sequence[Outcome], known: Mapping[str, Vocabulary], min_count: int) -> dict[str, Vocabulary]:

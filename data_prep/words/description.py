@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import re
 from collections import Counter
@@ -20,14 +19,12 @@ from amt_jax.music import classes, midi
 from amt_jax.text import understanding, vocabulary
 from amt_jax.text.vocabulary import GENRE, MOOD
 from data_prep.collecting import portrait
-from data_prep.rows import read_rows
-from data_prep.words import eras, names
-from data_prep.words.pairs import read as read_pairs
+from data_prep.flags import check_music
+from data_prep.rows import read_metadata
+from data_prep.words import eras, names, pairs as paired
 from data_prep.words.templates import Facts, Wording, captions
 
 FACTS = ("tempo", "key", "time_signature", "instruments", "density", "polyphony")
-_KINDS = dict.fromkeys(("key", "time_signature", "polyphony", "title", "artist", "family", "licence"), str)
-_KINDS |= {"tempo": int | float, "density": int | float, "instruments": list, "captions": list}
 # Longer texts are cut: encoders read a few hundred words, and of an article few sentences are about the sound.
 MAX_SENTENCES, MAX_WORDS = 3, 60
 _TIME_SIGNATURES = frozenset(
@@ -81,11 +78,16 @@ def describe(metadata: str, pairs: str | None, folder: str | None, output: Path,
 
     Raises UserError if a table cannot be read or used.
     """
+    if folder is not None:
+        check_music(folder)
     lines = _lines(metadata)
     skipped: list[tuple[str, str, str]] = []
     texts = _texts(pairs, lines, skipped) if pairs else {}
     if folder is not None:
         lines = [line for line in lines if _complete(line, folder, skipped)]
+        if not lines:
+            path, reason, details = skipped[-1]
+            raise UserError(f"no piece of {metadata} can be described: {reason}, {path!r} last; collect the folder again")
     unmarked = unmarked_tempos(line["tempo"] for line in lines if line.get("tempo"))
     composers = eras.among(line["artist"] for line in lines if line.get("artist"))
     described = []
@@ -141,7 +143,7 @@ def description(
         elif caption not in told:
             told.append(caption)
             said += understood
-    named = [name for entry in texts for each in _list(entry.get("genre")) for name in each.split(", ") if name]
+    named = [name for entry in texts for name in paired.genres(entry)]
     genres = _path_genres(line, composer is not None)
     genres += [understanding.genre(name) or name.casefold() for name in named]
     genres += [value for each in said for value in each.values(GENRE)]
@@ -199,24 +201,14 @@ def unmarked_tempos(tempos: Iterable[float]) -> frozenset[float]:
 
 
 def _lines(metadata: str) -> list[dict[str, Any]]:
-    lines = list(read_rows(metadata))
-    if not lines:
-        raise UserError(f"{metadata} has no lines; data_prep.collect makes it from a folder of MIDI files")
+    lines = read_metadata(metadata, ["path"])
     seen = set()
     for number, line in enumerate(lines, 1):
-        path = line.get("path")
-        if not isinstance(path, str) or not path or path in seen:
-            wrong = (
-                f"has the path {path!r} again" if path in seen else f"has no path, but {', '.join(line) or 'nothing'}"
+        if line["path"] in seen:
+            raise UserError(
+                f"piece {number} of {metadata} has the path {line['path']!r} again; data_prep.collect makes such tables"
             )
-            raise UserError(f"piece {number} of {metadata} {wrong}; data_prep.collect makes such tables")
-        seen.add(path)
-        for name, kind in _KINDS.items():
-            value = line.get(name)
-            if isinstance(value, float) and not math.isfinite(value):
-                line[name] = None
-            elif value is not None and not isinstance(value, kind):
-                raise UserError(f"{name} of {path!r} in {metadata} is {value!r}; data_prep.collect makes such tables")
+        seen.add(line["path"])
     return sorted(lines, key=lambda line: line["path"])
 
 
@@ -226,7 +218,7 @@ def _texts(
     """Path, or family of windows -> its entries of automated_paired_data.json."""
     known = {line["path"] for line in lines} | {line.get("family") for line in lines}
     texts: dict[str, list[dict[str, Any]]] = {}
-    for entry in read_pairs(file):
+    for entry in paired.read(file):
         if entry["midi_path"] in known:
             texts.setdefault(entry["midi_path"], []).append(entry)
         else:
@@ -254,8 +246,6 @@ def _complete(line: dict[str, Any], folder: str, skipped: list[tuple[str, str, s
 def _given(line: Mapping[str, Any], texts: Iterable[Mapping[str, Any]]) -> list[tuple[str, bool]]:
     """Texts about a piece, and whether people wrote them."""
     captions = line.get("captions") or []
-    if not all(isinstance(each, dict) and isinstance(each.get("text"), str) for each in captions):
-        raise UserError(f"the captions of {line['path']} are not a list of objects with a text")
     return [(entry["text"], True) for entry in texts] + [(each["text"], bool(each.get("human"))) for each in captions]
 
 
@@ -309,10 +299,6 @@ def _artist(line: Mapping[str, Any], composer: eras.Composer | None) -> str:
     if composer:
         return composer.surname if len(artist.split()) == 1 else composer.name
     return "" if understanding.genre(artist) or names.is_nobody(artist) else artist
-
-
-def _list(value: Any) -> list[str]:
-    return [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str) and each]
 
 
 def _json_lines(records: Iterable[Mapping[str, Any]]) -> str:

@@ -6,8 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from amt_jax.errors import UserError
-from data_prep.rows import read_rows, require_columns
+from data_prep.rows import checked, is_amount, is_naming, is_text, read_rows, require_columns
 from data_prep.words.text import Missing, Text
+
+# A number of a .csv is a text.
+_KINDS = {"path": is_text, "genre": is_naming} | dict.fromkeys(
+    ("bpm", "duration"), lambda value: is_text(value) or is_amount(value)
+)
 
 
 def read(file: str) -> Iterator[Text | Missing]:
@@ -28,7 +33,7 @@ def read(file: str) -> Iterator[Text | Missing]:
         raise UserError(f"{error}; it needs {needs}") from None
     for row in rows:
         try:
-            yield _text(row)
+            yield _text(checked(row, (), _KINDS))
         except ValueError as error:
             about = (_string(row, name) for name in ("title", "artist"))
             yield Missing("captions", *about, "unreadable row", str(error), _string(row, "path"))
@@ -43,7 +48,7 @@ def _text(row: Mapping[str, Any]) -> Text:
         "captions",
         url=_string(row, "url"),
         licence=_string(row, "licence"),
-        genre=tuple(each.strip() for each in (genre.split(";") if isinstance(genre, str) else map(str, genre))),
+        genre=tuple(each.strip() for each in (genre.split(";") if isinstance(genre, str) else genre)),
         bpm=_number(row, "bpm"),
         duration=_number(row, "duration"),
         path=_string(row, "path"),

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,13 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from amt_jax import storage
 from amt_jax.errors import UserError
-from data_prep.rows import read_objects
+from data_prep.flags import check_music
+from data_prep.rows import checked, is_amount, is_naming, is_said, is_text, parse, read_metadata, read_objects
 
 if TYPE_CHECKING:
     from data_prep.words.matching import Match, Thresholds, Verdict
 
 FILE, AMBIGUOUS, UNPAIRED = "automated_paired_data.json", "ambiguous.csv", "unpaired.csv"
 Row = Mapping[str, Any]
+_NUMBERS = dict.fromkeys(("bpm", "duration", "confidence"), is_amount)
+_TEXT = {"text": is_text, "path": is_text, "genre": is_naming} | _NUMBERS
+_PAIR = {"midi_path": is_said, "text": is_said, "genre": is_naming, "provenance": lambda value: isinstance(value, dict)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +62,11 @@ def pair(metadata: str, texts: str, folder: Path, limits: Thresholds, music: str
 
     Raises UserError if a table cannot be read or used, or a file is gone.
     """
-    files = read_objects(metadata, ["path", "title", "artist"], "data_prep.collect makes it of a folder of MIDI files")
+    files = read_metadata(metadata, ["path", "title", "artist"])
     words = read_objects(
         texts,
         ["text"],
+        _TEXT,
         "data_prep.texts makes it, and lists beside it which titles have no words and why; data_prep.describe does "
         "without pairs, too",
     )
@@ -85,25 +91,33 @@ def pair(metadata: str, texts: str, folder: Path, limits: Thresholds, music: str
 
 
 def read(file: str) -> list[dict[str, Any]]:
-    """The entries as `pair` writes them; UserError at one that has no midi_path or no text."""
+    """The entries as `pair` writes them, of a file the best first; UserError at one without midi_path or text."""
     try:
-        entries = json.loads(Path(file).read_text(encoding="utf-8"))
+        entries = parse(Path(file).read_text(encoding="utf-8"), file)
     except OSError as error:
         raise UserError(f"cannot read {file!r}: {error.strerror}") from None
-    except ValueError as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"cannot read {file!r} as JSON in UTF-8: {error}") from None
     if not isinstance(entries, list):
         raise UserError(f"{file} is not a list of pairs; data_prep.pair makes it")
+    read = []
     for number, entry in enumerate(entries, 1):
-        for name in ("midi_path", "text"):
-            if not isinstance(entry, dict) or not isinstance(entry.get(name), str) or not entry[name].strip():
-                has = ", ".join(entry) if isinstance(entry, dict) and entry else "nothing"
-                raise UserError(f"pair {number} of {file} has no {name}, but {has}; data_prep.pair makes such files")
-    return entries
+        try:
+            read.append(checked(entry if isinstance(entry, dict) else {}, ["midi_path", "text"], _PAIR))
+        except ValueError as error:
+            raise UserError(f"pair {number} of {file} {error}; data_prep.pair makes such files") from None
+    return read
+
+
+def genres(entry: Row) -> list[str]:
+    """The genres of a pair, which has them in one text or in a list."""
+    named = entry.get("genre") or []
+    split = ",".join([named] if isinstance(named, str) else named).split(",")
+    return [name.strip() for name in split if name.strip()]
 
 
 def find(files: Sequence[Row], texts: Sequence[Row], limits: Thresholds) -> list[Verdict]:
-    """Finds each file's texts: those that name its path (or its source's, for a window), else by its names."""
+    """Finds each file's texts: those that name its path (or its source's, for a window), then those with its names."""
     from data_prep.words.matching import Match, Song, Verdict, match, seconds
 
     # The duration of a window, or at another tempo, is not the song's.
@@ -119,16 +133,15 @@ def find(files: Sequence[Row], texts: Sequence[Row], limits: Thresholds) -> list
             about.append(Song(_string(text, "title"), _string(text, "artist"), seconds(text.get("duration"))))
     verdicts = match(songs, about, trust, limits)
     for i, row in enumerate(files):
-        if named := by_path.get(row["path"]) or by_path.get(row.get("family")):
-            best, *others = sorted(named, key=lambda each: -each.confidence)
-            verdicts[i] = Verdict(best, others=tuple(others))
+        if told := by_path.get(row["path"]) or by_path.get(row.get("family")):
+            best, *others = sorted(told, key=lambda each: -each.confidence)
+            verdicts[i] = Verdict(best, others=(*others, *verdicts[i].matches))
     return verdicts
 
 
 def _require(files: Sequence[Row], metadata: str, folder: str) -> None:
     """UserError unless all files of the metadata are in the folder."""
-    if not os.path.isdir(folder):
-        raise UserError(f"no folder {folder!r}: --input names the folder that holds the MIDI files")
+    check_music(folder)
     gone = [row["path"] for row in files if not os.path.isfile(os.path.join(folder, row["path"]))]
     if gone:
         raise UserError(
@@ -159,7 +172,7 @@ def _write(folder: Path, files: Sequence[Row], texts: Sequence[Row], verdicts: S
 
 def _entry(row: Row, text: Row, match: Match) -> dict[str, Any]:
     kept = ("source", "url", "revision", "licence", "title", "artist")
-    by = "path" if text.get("path") else "title" if match.artist != match.artist else "title and artist"
+    by = "path" if text.get("path") else "title" if math.isnan(match.artist) else "title and artist"
     scores = {} if by == "path" else {"title_score": _score(match.title), "artist_score": _score(match.artist)}
     genre = text.get("genre") or ""
     tempo = row.get("tempo") or text.get("bpm")
@@ -179,7 +192,7 @@ def _string(row: Row, field: str) -> str:
 
 
 def _score(value: float) -> float | None:
-    return None if value != value else round(value, 1)
+    return None if math.isnan(value) else round(value, 1)
 
 
 def _share(value: Any) -> float:
