@@ -3,7 +3,8 @@
     python -m data_prep.pair --metadata=midi_metadata.jsonl --texts=texts.jsonl --output=FOLDER
 
 A file gets every text that is about it. Names are compared however they are spelt. A title by another artist is another
-song; where one side has no artist, a title counts less. A text that names a file ("path") goes to it. In FOLDER:
+song; where one side has no artist, a title counts less. A text that names a file ("path") goes to it, whatever its
+confidence. In FOLDER:
 automated_paired_data.json, the pairs; ambiguous.csv, files with several candidates or an unsure one, for a person to
 look at; unpaired.csv, files that have none, and why. To settle a file by hand, give its text a "path" and run again.
 """
@@ -28,6 +29,8 @@ def main() -> int:
         raise UserError(f"pairing needs {error.name}: pip install 'amt_jax[words]'") from None
     limits = Thresholds(args.min_title, args.min_artist, args.max_seconds, args.min_confidence)
     folder = storage.local_path(args.output)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output={folder} is a file; name a folder for the three files")
     _show(pairs.pair(args.metadata, args.texts, folder, limits, args.input), folder)
     command = ["python", "-m", "data_prep.describe", f"--metadata={args.metadata}", f"--pairs={folder / pairs.FILE}"]
     command += [*([f"--input={args.input}"] if args.input else []), f"--output={folder / 'descriptions.jsonl'}"]

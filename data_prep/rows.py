@@ -73,7 +73,7 @@ def read_objects(
         try:
             rows.append(checked(row, needed, kinds))
         except ValueError as error:
-            raise UserError(f"line {number} of {file} {error}; {way_out}") from None
+            raise UserError(f"line {number} of {file} cannot be used ({error}); {way_out}") from None
     if not (rows or may_be_empty):
         raise UserError(f"{file} is empty; {way_out}")
     return rows
@@ -92,9 +92,9 @@ def checked(row: Mapping[str, Any], needed: Collection[str], kinds: Kinds) -> di
     for name in dict.fromkeys([*needed, *kinds]):
         if (value := row.get(name)) is None:
             if name in needed:
-                raise ValueError(f"has no {name!r}")
+                raise ValueError(f"it has no {name!r}")
         elif not kinds[name](value):
-            raise ValueError(f"has {str(value)[:40]!r} as {name!r}")
+            raise ValueError(f"its {name} is {str(value)[:40]!r}")
     return row
 
 

@@ -37,11 +37,11 @@ def read(file: str, folder: str) -> dict[str, dict[str, Any]]:
             row = checked(row, ["path"], KINDS)
             name = source_name(row["path"], folder)
             if name in found:
-                raise ValueError(f"has {row['path']!r}, which was described before")
+                raise ValueError(f"{row['path']!r} was described before")
             found[name] = _conditions(row)
         except ValueError as error:
             raise UserError(
-                f"line {number} of {file} is not a description (it {error}); make it with data_prep.describe"
+                f"line {number} of {file} is not a description ({error}); make it with data_prep.describe"
             ) from None
     return found
 

@@ -37,18 +37,19 @@ def bars(counts: Sequence[tuple[str, int]], total: int) -> str:
     return page.svg(figure)
 
 
-def histogram(values: Iterable[float | None], unit: str) -> str:
-    """How often values are; what lies beyond the 99th percentile is in the last bar. None is left out, and counted."""
+def histogram(values: Iterable[float | None], unit: str, none: str = "unknown") -> str:
+    """How often values are; what lies beyond the 99th percentile is in the last bar. None is left out, and counted
+    as `none`."""
     values = list(values)
     known = np.array([value for value in values if value is not None], float)
     if not known.size:
-        return UNKNOWN
+        return f'<p class="note">{none}</p>'
     low, high = known.min(), np.percentile(known, 99)
     figure = page.figure(3.7, 2.0)
     axes = figure.add_subplot()
     axes.hist(np.minimum(known, high), bins=30, range=(low, high) if high > low else None, color=_BLUE, rwidth=0.9)
     unknown = len(values) - len(known)
-    axes.set_xlabel(unit + (f" ({unknown:,} unknown)" if unknown else ""), fontsize=8, color=_GREY)
+    axes.set_xlabel(unit + (f" ({unknown:,} {none})" if unknown else ""), fontsize=8, color=_GREY)
     axes.set_ylabel("files", fontsize=8, color=_GREY)
     axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -7,28 +7,35 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from data_prep.rows import read_objects
+from data_prep.dataset import descriptions as described
+from data_prep.rows import are, is_number, is_text, is_worded, read_metadata, read_objects
 from data_prep.words import pairs
+from data_prep.words.description import unmarked_tempos
 
 POLYPHONY = ("monophonic", "homophonic", "polyphonic")
 FEATURES = ("tempo", "valence", "mode", "density", "duration", "polyphony")
 _EXAMPLES = 8
+_DESCRIBED = described.KINDS | {"captions": are(is_worded), "valence": is_number}
+_SKIPPED = {"path": is_text, "reason": is_text}
 Row = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Collection:
-    """The files of a collection, and what is known of their words (by path); None for what was not given."""
+    """The files of a collection, and what is known of their words (by path); None for what was not given.
+
+    Of a file's pairs the best is the first.
+    """
 
     files: Sequence[Row]
     descriptions: Mapping[str, Row] | None = None
-    pairs: Mapping[str, Row] | None = None
+    pairs: Mapping[str, Sequence[Row]] | None = None
     skipped: Sequence[Row] | None = None
 
     @classmethod
@@ -37,13 +44,16 @@ class Collection:
     ) -> Collection:
         """From what data_prep.collect, .describe and .pair wrote; UserError at what cannot be read."""
         made_by = "data_prep.{} makes such files".format
+        by_path = defaultdict(list)
+        for entry in pairs.read(paired) if paired else ():
+            by_path[entry["midi_path"]].append(entry)
         return cls(
-            read_objects(metadata, ["path", "title", "artist"], made_by("collect")),
-            {row["path"]: row for row in read_objects(descriptions, ["path"], made_by("describe"))}
+            read_metadata(metadata, ["path"]),
+            {row["path"]: row for row in read_objects(descriptions, ["path"], _DESCRIBED, made_by("describe"))}
             if descriptions
             else None,
-            {row["midi_path"]: row for row in pairs.read(paired)} if paired else None,
-            read_objects(skipped, ["path", "reason"], made_by("collect"), may_be_empty=True) if skipped else None,
+            by_path if paired else None,
+            read_objects(skipped, _SKIPPED, _SKIPPED, made_by("collect"), may_be_empty=True) if skipped else None,
         )
 
     @property
@@ -54,18 +64,27 @@ class Collection:
         """Files a genre: what their descriptions say, or their pairs; a file may have several."""
         found = Counter()
         for row in self.files:
-            # A pair has its genres in one text.
-            named = str(self._paired(row).get("genre") or "").split(",")
-            found.update(set(self._described(row).get("genre") or filter(None, map(str.strip, named))))
+            named = {name for each in self._paired(row) for name in pairs.genres(each)}
+            found.update(set(self._described(row).get("genre") or named))
         return found
+
+    def tempos(self) -> list[float | None]:
+        """Of each file what its description says, else its own; None where it marks none."""
+        unmarked = unmarked_tempos(row["tempo"] for row in self.files if row.get("tempo"))
+        tempos = [
+            tempo if tempo and round(tempo, 2) not in unmarked else None
+            for tempo in (row.get("tempo") for row in self.files)
+        ]
+        return [self._described(row).get("tempo", tempo) for row, tempo in zip(self.files, tempos, strict=True)]
 
     def features(self) -> np.ndarray:
         """What is correlated: mode is 1 in major and 0 in minor, polyphony 0, 1, 2. [files, F], NaN: unknown"""
         values = []
-        for row in self.files:
+        for row, tempo in zip(self.files, self.tempos(), strict=True):
             texture, described = row.get("polyphony"), self._described(row)
             known = {
                 **row,
+                "tempo": tempo,
                 # Where words say nothing, descriptions take the mood from the mode: it would be compared with itself.
                 "valence": described.get("valence") if described.get("mood_from") != "music" else None,
                 "mode": {"major": 1, "minor": 0}.get(str(row.get("key")).split(" ")[-1]),
@@ -75,11 +94,12 @@ class Collection:
         return np.array(values)
 
     def examples(self) -> list[tuple[Row, str, str]]:
-        """Files with their words and whose those are, evenly spread over those that have any."""
+        """Files with their words and whose those are, evenly spread over those that have any; no unmarked tempos."""
         worded = []
-        for row in self.files:
-            if text := self._paired(row).get("text"):
-                worded.append((row, text, str(self._paired(row).get("provenance", {}).get("source", ""))))
+        for row, tempo in zip(self.files, self.tempos(), strict=True):
+            row = {**row, "tempo": tempo}
+            if paired := self._paired(row):
+                worded.append((row, paired[0]["text"], str((paired[0].get("provenance") or {}).get("source", ""))))
             elif captions := self._described(row).get("captions"):
                 worded.append((row, captions[0]["text"], "a person" if captions[0].get("human") else "from the music"))
         step = max(1, len(worded) // _EXAMPLES)
@@ -88,8 +108,8 @@ class Collection:
     def _described(self, row: Row) -> Row:
         return (self.descriptions or {}).get(row["path"], {})
 
-    def _paired(self, row: Row) -> Row:
-        return (self.pairs or {}).get(row["path"], {})
+    def _paired(self, row: Row) -> Sequence[Row]:
+        return (self.pairs or {}).get(row["path"], ())
 
 
 def correlations(values: np.ndarray) -> np.ndarray:

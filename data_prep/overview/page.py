@@ -53,7 +53,7 @@ def _distributions(collection: Collection) -> str:
     textures = Counter(row.get("polyphony") or "unknown" for row in files)
     charts = {
         "Durations": histogram([row.get("duration") for row in files], "seconds"),
-        "Tempos": histogram([row.get("tempo") for row in files], "quarter notes a minute"),
+        "Tempos": histogram(collection.tempos(), "quarter notes a minute", "unmarked"),
         "Density": histogram([row.get("density") for row in files], "notes a second"),
         **({"Genres": bars(genres.most_common(), total)} if genres else {}),
         "Instruments": bars(instruments.most_common(), total),

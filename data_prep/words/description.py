@@ -21,7 +21,8 @@ from amt_jax.text.vocabulary import GENRE, MOOD
 from data_prep.collecting import portrait
 from data_prep.flags import check_music
 from data_prep.rows import read_metadata
-from data_prep.words import eras, names, pairs as paired
+from data_prep.words import eras, names
+from data_prep.words import pairs as paired
 from data_prep.words.templates import Facts, Wording, captions
 
 FACTS = ("tempo", "key", "time_signature", "instruments", "density", "polyphony")
@@ -86,8 +87,10 @@ def describe(metadata: str, pairs: str | None, folder: str | None, output: Path,
     if folder is not None:
         lines = [line for line in lines if _complete(line, folder, skipped)]
         if not lines:
-            path, reason, details = skipped[-1]
-            raise UserError(f"no piece of {metadata} can be described: {reason}, {path!r} last; collect the folder again")
+            path, reason, _ = skipped[-1]
+            raise UserError(
+                f"no piece of {metadata} can be described: {reason}, {path!r} last; collect the folder again"
+            )
     unmarked = unmarked_tempos(line["tempo"] for line in lines if line.get("tempo"))
     composers = eras.among(line["artist"] for line in lines if line.get("artist"))
     described = []

@@ -105,7 +105,9 @@ def read(file: str) -> list[dict[str, Any]]:
         try:
             read.append(checked(entry if isinstance(entry, dict) else {}, ["midi_path", "text"], _PAIR))
         except ValueError as error:
-            raise UserError(f"pair {number} of {file} {error}; data_prep.pair makes such files") from None
+            raise UserError(
+                f"pair {number} of {file} cannot be used ({error}); data_prep.pair makes such files"
+            ) from None
     return read
 
 

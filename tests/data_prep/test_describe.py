@@ -258,16 +258,19 @@ def test_what_lines_lack_is_read_from_the_midi(tmp_path):
     ("metadata", "pairs", "says"),
     [
         ('{"path": "a.mid"', None, "midi_metadata.jsonl"),
-        ('{"title": "a"}', None, "has no path, but title"),
+        ('{"title": "a"}', None, "it has no 'path'"),
         ('{"path": "a.mid"}\n{"path": "a.mid"}', None, "again"),
-        ('{"path": "a.mid", "tempo": "fast"}', None, "tempo of 'a.mid'"),
-        ('{"path": "a.mid", "captions": [{"human": true}]}', None, "captions of a.mid"),
-        ("", None, "no lines"),
-        ('{"path": "a.mid"}', "{", "as JSON"),
+        ('{"path": "a.mid", "tempo": "fast"}', None, "its tempo is 'fast'"),
+        ('{"path": "a.mid", "tempo": -5}', None, "its tempo is '-5'"),
+        ('{"path": "a.mid", "instruments": [5, null]}', None, "its instruments is"),
+        ('{"path": "a.mid", "captions": [{"human": true}]}', None, "its captions is"),
+        ("", None, "is empty"),
+        ('{"path": "a.mid"}', "{", "is not JSON"),
+        ('{"path": "a.mid"}', "[" * 100_000, "is not JSON"),
         ('{"path": "a.mid"}', '{"midi_path": "a.mid"}', "not a list"),
         ('{"path": "a.mid"}', '[{"midi_path": "a.mid", "words": "x"}]', "pair 1 of"),
-        ('{"path": "a.mid"}', '[{"text": "x"}]', "has no midi_path, but text"),
-        ('{"path": "a.mid"}', "[3]", "but nothing"),
+        ('{"path": "a.mid"}', '[{"text": "x"}]', "it has no 'midi_path'"),
+        ('{"path": "a.mid"}', "[3]", "it has no 'midi_path'"),
     ],
 )
 def test_tables_that_cannot_be_used_say_why(tmp_path, metadata, pairs, says):
@@ -302,6 +305,24 @@ def test_the_command(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "none.json" in done.stderr
+
+
+def test_the_command_keeps_what_it_reads_and_what_was_made(tmp_path):
+    metadata, output = tmp_path / "midi_metadata.jsonl", tmp_path / "descriptions.jsonl"
+    metadata.write_text(json.dumps(LINE))
+    output.write_text("good")
+    (tmp_path / "empty").mkdir()
+    for flags, says in (
+        ([f"--output={metadata}"], "would overwrite what this command reads"),
+        ([f"--output={output}", f"--input={tmp_path}/none"], "no folder"),
+        ([f"--output={output}", f"--input={tmp_path}/empty"], "no piece of"),
+    ):
+        command = [sys.executable, "-m", "data_prep.describe", f"--metadata={metadata}", *flags]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert says in done.stderr
+    assert metadata.read_text() == json.dumps(LINE)
+    assert output.read_text() == "good"
 
 
 @pytest.mark.parametrize(

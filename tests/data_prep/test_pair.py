@@ -86,8 +86,10 @@ def test_files(tmp_path):
 
 
 def test_a_file_gets_every_text_that_is_about_it(tmp_path):
-    files = [ABBA, {"path": "x.mid", "title": "", "artist": ""}]
+    files = [ABBA, {"path": "x.mid", "title": "", "artist": ""}, ABBA | {"path": "y.mid", "title": "Fernando"}]
     texts = [
+        {"path": "y.mid", "text": "A sad one.", "confidence": 0.1},
+        WORDS | {"title": "Fernando", "text": "Fernando is a song."},
         WORDS | {"confidence": 0.7},
         WORDS | {"text": "A glam tune.", "source": "captions"},
         WORDS | {"text": "Unsure.", "confidence": 0.3},
@@ -101,8 +103,9 @@ def test_a_file_gets_every_text_that_is_about_it(tmp_path):
     assert [(each["midi_path"], each["text"]) for each in pairs] == [
         (ABBA["path"], "A glam tune."), (ABBA["path"], "Waterloo is a song."),
         ("x.mid", "A slow waltz."), ("x.mid", "A waltz."),
+        ("y.mid", "A sad one."), ("y.mid", "Fernando is a song."),
     ]  # fmt: skip
-    assert "4 pairs of 2 files" in done.stdout
+    assert "6 pairs of 3 files" in done.stdout
     assert "2 texts are in no pair" in done.stdout
 
 
@@ -111,8 +114,13 @@ def test_a_file_gets_every_text_that_is_about_it(tmp_path):
     [
         ([ABBA, '{"path": '], [WORDS], [], "line 2 of midi_metadata.jsonl is not JSON"),
         ([ABBA, "", "[1]"], [WORDS], [], "line 3 of midi_metadata.jsonl is not a JSON object"),
-        ([{"path": "a.mid", "title": "A"}], [WORDS], [], "line 1 of midi_metadata.jsonl has no text as 'artist'"),
-        ([ABBA], [WORDS, {"title": "A"}], [], "line 2 of texts.jsonl has no text as 'text'"),
+        (
+            [{"path": "a.mid", "title": "A"}],
+            [WORDS],
+            [],
+            "line 1 of midi_metadata.jsonl cannot be used (it has no 'artist')",
+        ),
+        ([ABBA], [WORDS, {"title": "A"}], [], "line 2 of texts.jsonl cannot be used (it has no 'text')"),
         ([ABBA], [], [], "texts.jsonl is empty; data_prep.texts makes it, and lists beside it"),
         ([], [WORDS], [], "midi_metadata.jsonl is empty; data_prep.collect makes it"),
         ([ABBA], [WORDS], ["--input=."], "1 of 1 files in midi_metadata.jsonl are not in ., 'ABBA/Waterloo.mid' first"),
@@ -120,6 +128,11 @@ def test_a_file_gets_every_text_that_is_about_it(tmp_path):
         ([ABBA], [WORDS], ["--min-title=101"], "--min-title: invalid 1 to 100 value"),
         ([ABBA], [WORDS], ["--min-title=0"], "--min-title: invalid 1 to 100 value"),
         ([ABBA], [WORDS], ["--texts=none.jsonl"], "cannot read 'none.jsonl'"),
+        ([ABBA], [WORDS], ["--output=texts.jsonl"], "--output=texts.jsonl is a file; name a folder"),
+        ([ABBA], [WORDS | {"genre": [1, 2]}], [], "line 1 of texts.jsonl cannot be used (its genre is '[1, 2]')"),
+        ([ABBA], [WORDS | {"genre": 5}], [], "its genre is '5'"),
+        ([ABBA], [WORDS | {"bpm": "fast"}], [], "its bpm is 'fast'"),
+        ([ABBA], [WORDS | {"path": ["a"]}], [], "its path is \"['a']\""),
     ],
 )
 def test_what_cannot_be_paired_is_told(tmp_path, files, texts, flags, message):

@@ -91,7 +91,7 @@ def test_the_metadata_alone_is_enough(tmp_path):
 
 
 def test_little_is_known(tmp_path):
-    done, page = run(tmp_path, [{"path": "a.mid", "title": "", "artist": ""}], skipped=[])
+    done, page = run(tmp_path, [{"path": "a.mid"}], skipped=[])
     assert done.returncode == 0, done.stderr
     texts = texts_of(page)
     assert "Too little varies to be compared" in texts
@@ -102,12 +102,16 @@ def test_little_is_known(tmp_path):
     ("others", "message"),
     [
         ({"descriptions": ["{"]}, "line 1 of"),
-        ({"pairs": [{"text": "x"}]}, "has no midi_path, but text"),
-        ({"skipped": [{"path": "x"}]}, "has no text as 'reason'"),
+        ({"pairs": [{"text": "x"}]}, "it has no 'midi_path'"),
+        ({"skipped": [{"path": "x"}]}, "it has no 'reason'"),
+        ({"metadata": [{"title": "x"}]}, "it has no 'path'"),
+        ({"metadata": [{"path": "a", "duration": "long"}]}, "its duration is 'long'"),
+        ({"descriptions": [{"path": "a", "captions": [5]}]}, "its captions is '[5]'"),
+        ({"pairs": [{"midi_path": "a", "text": "b", "provenance": "me"}]}, "its provenance is 'me'"),
     ],
 )
 def test_what_cannot_be_read_is_told(tmp_path, others, message):
-    done, page = run(tmp_path, FILES, **others)
+    done, page = run(tmp_path, others.pop("metadata", FILES), **others)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -120,3 +124,13 @@ def test_a_folder_is_no_page(tmp_path):
     assert done.returncode == 2
     assert done.stderr == f"error: --output={tmp_path} is a folder; name a file in it, such as {tmp_path}/report.html\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_no_page_over_what_it_is_made_of(tmp_path):
+    metadata = tmp_path / "midi_metadata.jsonl"
+    metadata.write_text('{"path": "a.mid"}')
+    command = [sys.executable, "-m", "data_prep.report", f"--metadata={metadata}", f"--output={metadata}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "would overwrite what this command reads" in done.stderr
+    assert metadata.read_text() == '{"path": "a.mid"}'

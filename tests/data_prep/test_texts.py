@@ -195,6 +195,7 @@ def test_other_sources_need_no_wiki(tmp_path):
         (["--metadata=m.jsonl", "--contact=me"], "give --contact"),
         (["--metadata=m.jsonl", "--contact=é@b.c"], "give --contact"),
         (["--skip-wikipedia", "--captions=c.csv", "--output=."], "--output=. is a folder"),
+        (["--skip-wikipedia", "--captions=c.csv", "--output=./c.csv"], "--output=c.csv would overwrite what"),
         (["--metadata=m.jsonl", "--contact=a@b.c", "--delay=0"], "--delay is 0.0; it must be more than 0"),
         (["--metadata=m.jsonl", "--contact=a@b.c", "--api=wiki"], "no address of a wiki"),
         (["--metadata=m.jsonl", "--contact=a@b.c"], "m.jsonl has no column 'artist'"),

@@ -116,7 +116,7 @@ def test_what_cannot_be_seen_is_no_caption(scratch):
     ("line", "message"),
     [
         ('{"path": "a.mid", "genre": "jazz"}', "genre is 'jazz'"),
-        ('{"path": "a.mid", "genre": ["jazz", null]}', "genre is 'None'"),
+        ('{"path": "a.mid", "genre": ["jazz", null]}', "its genre is \"['jazz', None]\""),
         ('{"path": "a.mid", "tempo": "fast"}', "tempo is 'fast'"),
         ('{"path": "a.mid", "tempo": true}', "tempo is 'True'"),
         ('{"path": "a.mid", "captions": ["a waltz"]}', "not a description"),

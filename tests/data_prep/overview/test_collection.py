@@ -1,5 +1,7 @@
 """Figures of a collection, by hand and by numpy."""
 
+import json
+
 import numpy as np
 
 from data_prep.overview.collection import FEATURES, Collection, correlations
@@ -9,7 +11,7 @@ FILES = [
     {"path": "2", "key": "", "polyphony": "polyphonic"},
 ]
 DESCRIPTIONS = {path: {"genre": ["jazz"], "valence": 0.25} for path in "12"}
-PAIRS = {"2": {"text": "By hand.", "genre": "pop, rock"}}
+PAIRS = {"2": [{"text": "By hand.", "genre": "pop, rock"}]}
 
 
 def test_figures_by_hand():
@@ -21,6 +23,21 @@ def test_figures_by_hand():
     assert np.isnan(less["mode"])
     guessed = Collection(FILES, {path: row | {"mood_from": "music"} for path, row in DESCRIPTIONS.items()})
     assert np.isnan(guessed.features()[:, FEATURES.index("valence")]).all()
+
+
+def test_of_several_pairs_the_best_is_shown_and_all_genres_count(tmp_path):
+    (tmp_path / "metadata.jsonl").write_text('{"path": "1"}')
+    pairs = [{"midi_path": "1", "text": "Best.", "genre": "pop"}, {"midi_path": "1", "text": "Worst.", "genre": "rock"}]
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    found = Collection.read(str(tmp_path / "metadata.jsonl"), paired=str(tmp_path / "pairs.json"))
+    assert [text for _, text, _ in found.examples()] == ["Best."]
+    assert found.genres() == {"pop": 1, "rock": 1}
+
+
+def test_a_tempo_that_is_not_marked_is_unknown():
+    files = [{"path": path, "tempo": tempo} for path, tempo in (("1", 120.0), ("2", 90.0), ("3", 80.0))]
+    assert Collection(files).tempos() == [None, 90.0, 80.0]
+    assert Collection(files, {"1": {"tempo": None}, "2": {"tempo": None}}).tempos() == [None, None, 80.0]
 
 
 def test_correlations():

@@ -54,6 +54,15 @@ def test_a_table_that_lacks_something_says_what(tmp_path, table, message):
         list(read(str(file)))
 
 
+@pytest.mark.parametrize("wrong", [{"genre": 5}, {"genre": [5]}, {"bpm": [1]}, {"duration": 10**400}, {"path": ["a"]}])
+def test_a_value_of_another_kind_is_listed(tmp_path, wrong):
+    file = tmp_path / "captions.jsonl"
+    file.write_text(json.dumps({"path": "a.mid", "text": "calm song"} | wrong))
+    (row,) = read(str(file))
+    assert isinstance(row, Missing)
+    assert f"its {next(iter(wrong))} is" in row.details
+
+
 @pytest.mark.parametrize("number", ["nan", "-1", "inf", "x"])
 def test_a_number_that_is_none_is_listed(tmp_path, number):
     file = tmp_path / "captions.csv"
