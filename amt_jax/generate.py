@@ -158,7 +158,13 @@ def make(generator, orders, args) -> None:
     saved = []
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left"
     with tqdm(total=1.0, desc=f"composing {number_of(orders, 'piece')}", bar_format=form) as bar:
-        for piece in generator.generate(orders, lambda share: bar.update(share - bar.n)):
+
+        def report(share: float) -> None:
+            if not bar.n:  # compiling up to the first token says nothing of how long the others take
+                bar.reset()
+            bar.update(share - bar.n)
+
+        for piece in generator.generate(orders, report):
             saved.append((piece, save(piece, args)))
     deliver(saved, args)
     heard = generator.config.context_length // 2

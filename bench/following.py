@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amt_jax.demo import run_module
-from amt_jax.errors import run_command
+from amt_jax.errors import Parser, run_command
 from bench.arranged import SOURCES, prepare
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ RIGHT, NONE, WRONG = "its own caption", "none", "another piece's caption"
 
 def main() -> None:
     """Reads the flags, prepares or runs."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m bench.following", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)

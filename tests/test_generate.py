@@ -148,6 +148,15 @@ def test_a_piece_without_a_note_is_made_and_made_again(command, tmp_path):
     assert (tmp_path / "again" / made.name).read_bytes() == made.read_bytes()
 
 
+def test_what_is_left_is_told_without_the_time_of_compiling(command, tmp_path):
+    code, captured = command("--max_tokens=300", "--seconds=300", f"--output={tmp_path}", "--audio=none")
+    assert code == 0, captured.err
+    left = re.findall(r"([\d:]+) left", captured.err)
+    seconds = [sum(int(part) * 60**place for place, part in enumerate(reversed(each.split(":")))) for each in left]
+    assert seconds
+    assert max(seconds) < 30
+
+
 def test_a_batch_file_and_all_composers(command, tmp_path):
     batch = tmp_path / "batch.jsonl"
     batch.write_text(

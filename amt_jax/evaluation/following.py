@@ -92,7 +92,7 @@ def follow(
     seed: int,
     guidance: Sequence[float] = (3.0,),
     other: Generator | None = None,
-    known: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]] = {},
+    known: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]] | None = None,
 ) -> dict[str, Followed]:
     """Makes a piece for each text in each way and listens to them.
 
@@ -116,7 +116,7 @@ def follow(
         guided = [dataclasses.replace(order, settings=each) for order, each in zip(told, settings, strict=True)]
         ways[f"{TOLD}, guidance {scale:g}"] = generator, guided
     music = {way: [[heard(score)] for score in make(*each, way)] for way, each in ways.items()}
-    return judge(asked, {**known, **music}, seed)
+    return judge(asked, {**(known or {}), **music}, seed)
 
 
 def judge(

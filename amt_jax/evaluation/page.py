@@ -74,7 +74,7 @@ section, details { background: white; border: 1px solid var(--line); border-radi
 summary { cursor: pointer; font-weight: 600; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 4px 14px 4px 0; vertical-align: top; overflow-wrap: anywhere; }
-th { font-weight: 500; color: var(--soft); white-space: nowrap; }
+th { font-weight: 500; color: var(--soft); white-space: nowrap; overflow-wrap: normal; }
 tr + tr > * { border-top: 1px solid var(--line); }
 .scroll { overflow-x: auto; }
 .scroll tr:first-child th { white-space: normal; }

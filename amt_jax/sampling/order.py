@@ -25,6 +25,7 @@ PROMPT = ("prompt", "prompt_beats", "prompt_tokens")
 GUIDANCE = ("guide", "negative")
 INSTRUMENTS = "instruments"
 TOLD = ("composer", TEXT, SEMANTIC, "genre", "mood", "tempo", "density")  # what some models are told
+WORDS = "one that listens to words is trained by --config=text_cross, see README, Words"
 SCALES = next(field.metadata for field in dataclasses.fields(GenerationSettings) if field.name == "guidance")
 LONGEST = {field.name: field.metadata["high"] for field in dataclasses.fields(GenerationSettings)}["seconds"]
 
@@ -98,7 +99,8 @@ def make_orders(card: Card, tokenizer: Tokenizer, values: Mapping[str, Any]) -> 
             others = (
                 f"it knows {', '.join(card.conditions)}" if card.conditions else "it was trained without conditions"
             )
-            raise UserError(f"this model was not trained with {name}: {others}")
+            way_out = f"; {WORDS}" if name in (TEXT, SEMANTIC) else ""
+            raise UserError(f"this model was not trained with {name}: {others}{way_out}")
         if name not in known:
             raise UserError(f"unknown {near(name, known, 'see python -m amt_jax.generate --help')}")
     settings = GenerationSettings(**{name: values[name] for name in SETTINGS if name in values})

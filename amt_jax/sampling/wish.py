@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,8 @@ class Wish:
       understanding: what it says.
       nearest: captions of the training data that are most like it, with their similarity (cosine).
       unheard: what it names of genres, moods and instruments that no training text has.
-      norm: length of its vector; 0 if the encoder knows none of its words.
+      unknown: its keywords that are no words of music known here, and that no training text has either.
+      known: the encoder knows a word of it.
       words: that it has.
       words_read: of these by the encoder, from the first on.
       conditions: what else the model is told: condition -> value; of an order, with what was said apart from the text.
@@ -48,7 +50,8 @@ class Wish:
     understanding: Understanding
     nearest: tuple[tuple[str, float], ...]
     unheard: tuple[str, ...]
-    norm: float
+    unknown: tuple[str, ...]
+    known: bool
     words: int
     words_read: int
     conditions: dict[str, Any]
@@ -100,14 +103,16 @@ class Wish:
         notes, language = [], self.understanding.language
         if language not in ("en", ""):
             notes.append(f"note: this seems to be in another language ({language}); only English is understood")
-        elif not self.norm:
+        elif not self.known:
             notes.append(f"note: the model's text encoder knows none of these words; the music is not {led} them")
         if self.words_read < self.words:
             notes.append(
                 f"note: the model's text encoder reads the first {self.words_read} of {self.words} words; the music is "
                 f"not {led} the others"
             )
-        if self.unheard and self.norm:
+        if self.unknown and self.known:
+            notes.append(f"note: not understood: {', '.join(self.unknown)}")
+        if self.unheard and self.known:
             notes.append(f"note: in no text that the model was trained with: {', '.join(self.unheard)}")
         return notes
 
@@ -170,7 +175,8 @@ class Reader:
             found,
             self._nearest(pooled),
             unheard,
-            float(np.linalg.norm(pooled)),
+            self._unknown(found, composers),
+            bool(pooled.any()),
             len(clean(text).split()),
             self.encoder.words_read(text),
             conditions,
@@ -193,6 +199,15 @@ class Reader:
             for name in known
             if len(name) > 2 and re.search(rf"(?<!\w){re.escape(name.replace('-', ' '))}(?!\w)", text)
         ]
+
+    def _unknown(self, found: Understanding, composers: Sequence[str]) -> tuple[str, ...]:
+        said = {word for each in found.entities for word in each.words.casefold().split()}
+        said |= {word for name in composers for word in re.findall(r"\w+", name.casefold())}
+        return tuple(
+            word
+            for word in found.keywords
+            if not said.issuperset(word.split()) and not re.search(rf"(?<!\w){re.escape(word)}", self._vocabulary)
+        )
 
     def _has_word_for(self, label: str, value: str) -> bool:
         words = [re.escape(word) for word, meaning in vocabulary.forms()[label].items() if meaning == value]

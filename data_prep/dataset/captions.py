@@ -23,6 +23,8 @@ from data_prep.dataset import shards
 @contextlib.contextmanager
 def hold(dataset: Path) -> Iterator[None]:
     """Holds a dataset that captions are written to; UserError if there is none, or another process holds it."""
+    if dataset.is_file():
+        raise UserError(f"--dataset={dataset} is a file; name the dataset folder, {dataset.parent} perhaps")
     Card.load(dataset)
     with contextlib.ExitStack() as stack:
         try:

@@ -96,6 +96,11 @@ def test_reports_name_sizes_words_and_captions(dataset, monkeypatch, tmp_path, c
             run(monkeypatch, f"--dataset={dataset}", *flags)
 
 
+def test_a_file_is_no_dataset(dataset, monkeypatch):
+    with pytest.raises(UserError, match=r"dataset.json is a file; name the dataset folder"):
+        run(monkeypatch, f"--dataset={dataset / 'dataset.json'}")
+
+
 def test_only_one_process_at_a_time_writes_to_a_dataset(dataset, monkeypatch):
     with storage.lock(dataset, wait=False), pytest.raises(UserError, match="another process is at work on"):
         run(monkeypatch, f"--dataset={dataset}")

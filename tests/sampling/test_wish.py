@@ -125,6 +125,21 @@ def test_what_no_training_text_has(folder, card, text, unheard):
     assert Reader(folder, card, has_programs=True).read(text).unheard == unheard
 
 
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("a calm piece with kazoo", ("kazoo",)),
+        ("a calm tango for tuba in A minor at 90 bpm, no drums", ()),  # words of music, if in no training text
+        ("a waltz like Saint-Saens", ()),
+        ("sad songs with kazoos, fiddle and thunder", ("kazoos", "thunder")),
+    ],
+)
+def test_a_word_that_nothing_knows_is_said(reader, text, unknown):
+    wish = reader.read(text)
+    assert wish.unknown == unknown
+    assert (f"note: not understood: {', '.join(unknown)}" in wish.lines()) == bool(unknown)
+
+
 def test_what_a_text_to_be_led_away_from_is_read_as(reader):
     assert reader.read("calm waltz").lines_against() == ['led away from: "calm waltz" (keywords: calm, waltz)']
     assert reader.read("zxcvb").lines_against() == [

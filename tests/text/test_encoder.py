@@ -282,6 +282,7 @@ def test_a_name_on_the_hub_is_downloaded_once(tmp_path):
 
     def run(*names: str) -> subprocess.CompletedProcess:
         env = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        env.pop("HF_HUB_OFFLINE", None)
         return subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, env=env)
 
     done = run("some/bert", f"some/bert@{Hub.sha}", "some/unknown")
