@@ -117,6 +117,8 @@ def main() -> None:
     asked = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.text is not None and not args.text.strip():
         print("note: the text is empty, so it asks for nothing")
+    if args.batch and args.batch.suffix.lower() == ".txt" and "text" in asked:
+        raise UserError(f"--text and {args.batch}, a text a line, are two ways to say what to make; leave one out")
     if args.style_token is not None:
         asked["semantic"] = args.style_token
     if args.replay:

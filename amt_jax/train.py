@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,8 @@ def load_config(name: str) -> dict[str, Any]:
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    if argument and not inspect.signature(module.get_config).parameters:
+        raise UserError(f"config {path.stem} takes no argument: --config={name}, without :{argument}")
     return module.get_config(*[argument] if argument else []).to_dict()
 
 

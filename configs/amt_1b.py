@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 from configs import remi_modern
 
 
-def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment; it takes no argument."""
+def get_config() -> ConfigDict:
+    """The experiment."""
     config = remi_modern.get_config()
     config.context = 2048
     config.batch_size = 64

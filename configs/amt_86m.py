@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from configs import remi_composer
 
 
-def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment; it takes no argument."""
+def get_config() -> ConfigDict:
+    """The experiment."""
     config = remi_composer.get_config()
     config.context = 2048
     config.batch_size = 8

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from configs import remi_modern
 
 
-def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment; it takes no argument."""
+def get_config() -> ConfigDict:
+    """The experiment."""
     config = remi_modern.get_config()
     config.context = 512
     config.batch_size = 4

@@ -10,8 +10,8 @@ Expected:  the loss falls below that of guessing, ln(419) = 6.04 nats a token, w
 from ml_collections import ConfigDict
 
 
-def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment; it takes no argument."""
+def get_config() -> ConfigDict:
+    """The experiment."""
     config = ConfigDict()
     config.dataset = ""  # folder made by data_prep
     config.init = ""  # run folder whose best weights to start from; empty: random weights

@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from configs import remi_composer
 
 
-def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment; it takes no argument."""
+def get_config() -> ConfigDict:
+    """The experiment."""
     config = remi_composer.get_config()
     config.model.norm = "rmsnorm"
     config.model.activation = "swiglu"

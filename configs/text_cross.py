@@ -13,13 +13,14 @@ Expected:  text_cross:small ended its 3,000 steps on ASAP, POP909 and Nottingham
 
 from ml_collections import ConfigDict
 
+from amt_jax.errors import UserError
 from configs import demo, remi_modern
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The experiment, or with the argument "small" one for a laptop."""
     if arg not in (None, "", "small"):
-        raise ValueError(f"text_cross takes no argument or small, not {arg!r}")
+        raise UserError(f"config text_cross takes no argument or small, not {arg!r}")
     config = demo.get_config() if arg == "small" else remi_modern.get_config()
     if arg == "small":
         config.model.d_model = 192

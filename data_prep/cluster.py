@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from amt_jax import storage
 from amt_jax.errors import Parser, run_command
+from data_prep.flags import check_file, seed
 
 if TYPE_CHECKING:
     from amt_jax.text.clusters import Clusters
@@ -26,6 +27,9 @@ def main() -> int:
     args = _parser().parse_args()
     from data_prep.words import cluster_report, clustering
 
+    if args.report:
+        check_file(args.report, "clusters.html", [])
+        args.report.parent.mkdir(parents=True, exist_ok=True)
     clusters, table = clustering.cluster(storage.local_path(args.dataset), args.k, seed=args.seed)
     portraits = clustering.portraits(clusters, table)
     _show(clusters, portraits)
@@ -73,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--k", type=_range, default="2:10", metavar="FIRST:LAST", help="numbers of clusters to try (default: 2:10)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the beginnings of K-means (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the beginnings of K-means (default: 0)")
     parser.add_argument("--report", type=_report, metavar="FILE", help="plots (.png), or a page with examples (.html)")
     return parser
 

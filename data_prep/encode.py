@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from amt_jax import storage
 from amt_jax.errors import Parser, UserError, run_command
 from amt_jax.text.encoder import LENGTH, POOLINGS, TFIDF
+from data_prep.flags import positive
 
 if TYPE_CHECKING:
     from data_prep.words.encoding import Report
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 def main() -> int:
     args = _parser().parse_args()
-    if args.encoder in (None, TFIDF) and (args.pooling or args.tokenizer or args.max_tokens != LENGTH):
+    if args.encoder in (None, TFIDF) and (args.pooling or args.tokenizer or args.max_tokens):
         raise UserError("--pooling, --max-tokens and --tokenizer go with a BERT checkpoint; name it with --encoder")
     from data_prep.words.encoding import encode
 
@@ -34,7 +35,7 @@ def main() -> int:
         storage.local_path(args.dataset),
         encoder=args.encoder,
         pooling=args.pooling,
-        length=args.max_tokens,
+        length=args.max_tokens or LENGTH,
         tokenizer=args.tokenizer,
     )
     _show(report)
@@ -53,7 +54,10 @@ def _parser() -> argparse.ArgumentParser:
         "--pooling", choices=POOLINGS, help="of BERT's states to one vector (default: as it says, or mean)"
     )
     parser.add_argument(
-        "--max-tokens", type=int, default=LENGTH, metavar="N", help=f"BERT reads so many of a text (default: {LENGTH})"
+        "--max-tokens",
+        type=positive(int),
+        metavar="N",
+        help=f"BERT reads so many of a text (default: {LENGTH}); texts by people may want 128, for which training pays",
     )
     parser.add_argument(
         "--tokenizer", choices=("tf_text",), help="tensorflow-text's for BERT: the same ids, faster (extra text)"
@@ -80,7 +84,10 @@ def _show(report: Report) -> None:
         f"{len(table)} captions ({card.human} human), {card.tokens / len(table):.1f} states of {card.width} on average"
     )
     if card.length > 1 and (full := int((table.lengths == card.length).sum())):
-        print(f"captions that fill --max-tokens={card.length}, so that words after that are not read: {full}")
+        print(
+            f"captions that fill --max-tokens={card.length}, so that words after that are not read: {full}; "
+            "--max-tokens=128 would read more"
+        )
     if silent := int((table.lengths == 0).sum()):
         print(f"captions without a word that the encoder knows, which say nothing to a model: {silent}")
     print(f"the table is {folder}; next:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Iterable
 
@@ -20,6 +21,14 @@ def positive(kind: type) -> type:
 
     parse.__name__ = f"positive {kind.__name__}"
     return parse
+
+
+def seed(text: str) -> int:
+    """An argparse type: what random generators take as a seed."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"seed is between 0 and {2**32 - 1}, not {value}")
+    return value
 
 
 def check_file(output: str | os.PathLike, example: str, inputs: Iterable[str | None]) -> None:

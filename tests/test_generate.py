@@ -120,6 +120,7 @@ def test_help_is_fast(shell):
             "again as it was; leave out --text, --style_token",
         ),
         (["--batch=/nowhere.jsonl"], "cannot read /nowhere.jsonl: No such file or directory"),
+        (["--batch=/nowhere.txt", "--text=calm"], "two ways to say what to make"),
         (["--max_batch=0"], "max_batch"),
         (["--profile", "--interactive"], "--profile goes with"),
         (["--run=/nowhere"], "/nowhere"),

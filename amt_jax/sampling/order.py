@@ -25,7 +25,6 @@ PROMPT = ("prompt", "prompt_beats", "prompt_tokens")
 GUIDANCE = ("guide", "negative")
 INSTRUMENTS = "instruments"
 TOLD = ("composer", TEXT, SEMANTIC, "genre", "mood", "tempo", "density")  # what some models are told
-WORDS = "one that listens to words is trained by --config=text_cross, see README, Words"
 SCALES = next(field.metadata for field in dataclasses.fields(GenerationSettings) if field.name == "guidance")
 LONGEST = {field.name: field.metadata["high"] for field in dataclasses.fields(GenerationSettings)}["seconds"]
 
@@ -99,8 +98,8 @@ def make_orders(card: Card, tokenizer: Tokenizer, values: Mapping[str, Any]) -> 
             others = (
                 f"it knows {', '.join(card.conditions)}" if card.conditions else "it was trained without conditions"
             )
-            way_out = f"; {WORDS}" if name in (TEXT, SEMANTIC) else ""
-            raise UserError(f"this model was not trained with {name}: {others}{way_out}")
+            way = "; README, Words, says how to train one that was" if name in (TEXT, SEMANTIC) else ""
+            raise UserError(f"this model was not trained with {name}: {others}{way}")
         if name not in known:
             raise UserError(f"unknown {near(name, known, 'see python -m amt_jax.generate --help')}")
     settings = GenerationSettings(**{name: values[name] for name in SETTINGS if name in values})
@@ -145,6 +144,12 @@ def guided(orders: Sequence[Order], told: Set[str]) -> list[Order]:
         orders = [dataclasses.replace(each, guide=_by_semantic(each.guide)) for each in orders]
     asked = {name for order in orders for name in order.conditions if name in told}
     for name in dict.fromkeys(name for order in orders for name in order.guide):
+        if name in told and name not in asked:
+            said = TEXT if name == SEMANTIC and TEXT not in told else name
+            raise UserError(
+                f"guide: what was said asks for no {said} that the model knows (it asks for "
+                f"{', '.join(sorted(asked)) or 'nothing'}); say what {said} to follow, or leave {said} out of the guide"
+            )
         if name not in asked:
             raise UserError(f"guide: nothing is asked of {near(name, sorted(asked), 'nothing is asked for')}")
     kept = ({name: scale for name, scale in order.guide.items() if name in order.conditions} for order in orders)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from amt_jax import storage
 from amt_jax.data.cache import open_dataset
 from amt_jax.data.card import Card
-from amt_jax.data.conditions import open_conditions
+from amt_jax.data.conditions import SEMANTIC, TEXT, open_conditions
 from amt_jax.data.pipeline import Records, Rows, batches
 from amt_jax.data.plan import EvalPlan, TrainPlan
 from amt_jax.errors import UserError
@@ -68,6 +68,12 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool, 
         card, dataset = open_dataset(config.dataset, ("train", "valid"))
         records = Records(dataset, card, "train")
         plan = TrainPlan(records.lengths, config.context, config.seed)
+        none = config.conditions.keys().isdisjoint(card.conditions)
+        if none and SEMANTIC in config.conditions and TEXT in card.conditions:
+            raise UserError(
+                f"the config is led by semantic tokens, which {config.dataset} has none of yet; make them: "
+                f"python -m data_prep.cluster --dataset={config.dataset}"
+            )
         model_config = transformer_config(config, card)
         conditions = open_conditions(dataset, card, model_config)
         rows_source = Rows(records, plan, conditions, config.augmentation, config.seed)
@@ -129,6 +135,11 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool, 
         announce(line)
     ways = ", ".join(f"{each.name} ({each.way})" for each in model_config.conditions)
     others = {"not used": unused, "not in the dataset": lacking}
+    if TEXT not in card.conditions and not {TEXT, SEMANTIC}.isdisjoint(lacking):
+        announce(
+            "words will not be heard: no captions of the dataset are encoded; data_prep.describe makes some and "
+            "data_prep.encode encodes them (README, Words)"
+        )
     announce("; ".join([f"conditions: {ways or 'none'}", *(f"{k}: {', '.join(v)}" for k, v in others.items() if v)]))
     if validation is None:
         announce("the dataset has no validation split: nothing is validated, the best checkpoint is the last")

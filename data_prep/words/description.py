@@ -26,7 +26,7 @@ from data_prep.words import pairs as paired
 from data_prep.words.templates import Facts, Wording, captions
 
 FACTS = ("tempo", "key", "time_signature", "instruments", "density", "polyphony")
-# Longer texts are cut: encoders read a few hundred words, and of an article few sentences are about the sound.
+# Longer texts are cut: encoders read fewer words still, and of an article few sentences are about the sound.
 MAX_SENTENCES, MAX_WORDS = 3, 60
 _TIME_SIGNATURES = frozenset(
     ("2/2", "3/2", "2/4", "3/4", "4/4", "5/4", "6/4", "7/4", "3/8", "6/8", "7/8", "9/8", "12/8")

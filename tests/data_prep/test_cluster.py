@@ -80,9 +80,9 @@ def test_captions_outside_train_change_nothing(dataset, monkeypatch, tmp_path):
 
 
 def test_reports_name_sizes_words_and_captions(dataset, monkeypatch, tmp_path, capsys):
-    run(monkeypatch, f"--dataset={dataset}", "--k=4", f"--report={tmp_path / 'clusters.html'}")
+    run(monkeypatch, f"--dataset={dataset}", "--k=4", f"--report={tmp_path / 'new' / 'clusters.html'}")
     assert "more than others about jazz" in capsys.readouterr().out
-    page = (tmp_path / "clusters.html").read_text()
+    page = (tmp_path / "new" / "clusters.html").read_text()
     assert "<td>jazz, " in page
     assert "mean silhouette" in page
     checker = Checker()
@@ -91,8 +91,11 @@ def test_reports_name_sizes_words_and_captions(dataset, monkeypatch, tmp_path, c
     assert all(each.startswith("#") for each in checker.references)
     run(monkeypatch, f"--dataset={dataset}", "--k=4", f"--report={tmp_path / 'clusters.png'}")
     assert (tmp_path / "clusters.png").read_bytes().startswith(b"\x89PNG")
-    for flags in (["--report=clusters.pdf"], ["--k=1"], ["--k=5:3"], ["--k=many"]):
-        with pytest.raises(UserError, match=r"argument --(report|k): "):
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(UserError, match="is a folder; name a file in it"):
+        run(monkeypatch, f"--dataset={dataset}", f"--report={tmp_path / 'folder.html'}")
+    for flags in (["--report=clusters.pdf"], ["--k=1"], ["--k=5:3"], ["--k=many"], ["--seed=-1"], [f"--seed={2**32}"]):
+        with pytest.raises(UserError, match=r"argument --(report|k|seed): "):
             run(monkeypatch, f"--dataset={dataset}", *flags)
 
 

@@ -60,6 +60,12 @@ def test_configs_are_found_by_name_and_path(tmp_path, monkeypatch):
         load_config(f"{tmp_path}/demo.py")
 
 
+@pytest.mark.parametrize("name", ["demo:x", "text_cross:tiny", "pianoroll:jsp"])
+def test_an_argument_that_a_config_does_not_take_is_refused(name):
+    with pytest.raises(UserError, match="config "):
+        load_config(name)
+
+
 def test_overrides_keep_types_and_name_near_fields():
     fields = load_config("demo")
     changed = override(fields, ["--config.optimizer.learning_rate=1", "--config.model.bias=true", "--config.seed", "5"])

@@ -20,6 +20,8 @@ from amt_jax.training.loop import train
 from amt_jax.training.run_folder import RunFolder
 from amt_jax.training.step import TrainState
 from amt_jax.training.transfer import transfer
+from data_prep.words.encoding import encode
+from tests.captioned import caption, write_captioned
 
 
 @pytest.fixture(scope="module")
@@ -359,3 +361,15 @@ def test_a_mesh_that_does_not_fit_is_refused_and_leaves_nothing(make_config, tmp
     with pytest.raises(UserError, match=r"data x fsdp = 8 does not divide config\.batch_size 4"):
         train(make_config({"mesh.data": 8}), RunFolder(tmp_path / "a"))
     assert not (tmp_path / "a").exists()
+
+
+def test_a_run_led_by_semantic_tokens_wants_clusters_and_one_without_captions_says_so(tmp_path, make_config, capsys):
+    dataset = tmp_path / "captioned"
+    write_captioned(dataset, {"train": [[caption("sad jazz")], [caption("happy folk")]], "valid": []})
+    encode(dataset, encoder="tfidf")
+    semantic = {"semantic": {"way": "prefix", "scale": 1.0, "dropout": 0.0}}
+    with pytest.raises(UserError, match=f"data_prep.cluster --dataset={dataset}"):
+        train(make_config({"dataset": str(dataset), "conditions": semantic}), RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()
+    train(make_config({"steps": 1, "conditions": semantic}), RunFolder(tmp_path / "other"))
+    assert "words will not be heard" in capsys.readouterr().out
