@@ -9,10 +9,10 @@ Command:   python -m data_prep.midi --input=MIDI --output=DATASET --tokenizer=am
 Hardware:  one GPU with 24 GB or more; on a smaller one --config.batch_size=4 --config.accumulation=8.
 Expected:  24.0 M parameters with these 512 ids, as with the 419 of remi. Its 3,125 steps have not been measured yet; 30
            steps of one row of 256 tokens of folk tunes, in remi's ids, on a CPU took the loss from 23.1 nats a token
-           to 4 (guessing has 6.04), in float32 and 1.6 GB of memory. A network of 0.5 M parameters and 1,500 steps of 4,096 tokens ended at 1.43 nats on windows of 20
-           seconds with made captions, whose two clusters (the best by silhouette) were of wordings, not of music: the
-           token saved 0.0002 nats a token and led nothing (bench/results/following_semantic.md). It wants texts by
-           people, or text_cross.
+           to 4 (guessing has 6.04), in float32 and 1.6 GB of memory. A network of 0.5 M parameters and 1,500 steps of
+           4,096 tokens ended at 1.43 nats on windows of 20 seconds with made captions, whose two clusters (the best by
+           silhouette) were of wordings, not of music: the token saved 0.0002 nats a token and led nothing
+           (bench/results/following_semantic.md). It wants texts by people, or text_cross.
 """
 
 from ml_collections import ConfigDict

@@ -165,7 +165,7 @@ def decoding(
     window = placed(shape(jnp.int32, rows, slots // 2), sharding(mesh, "batch"))
     first = placed(numbers, sharding(mesh, "batch"))
     reading = functools.partial(prefill.lower, network.graph, params, conditions, window, first, slots=slots, mesh=mesh)
-    cache, logits = jax.eval_shape(
+    cache, logits, heard = jax.eval_shape(
         functools.partial(prefill, network.graph, slots=slots, mesh=mesh), params, conditions, window, first
     )
     grammar = Grammar.create(tokenizer.spec, tokenizer.names)
@@ -181,6 +181,7 @@ def decoding(
         done=shape(jnp.bool_, rows),
         seen=shape(jnp.bool_, rows, model.vocab_size),
         clock=clock._replace(ends=shape(jnp.int32, rows, 0)),  # as without a limit of the polyphony
+        heard=heard,
     )
     plan = Plan(
         controls=Controls(shape(jnp.uint32, rows), reals, numbers, reals, reals, reals),
