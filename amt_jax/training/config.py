@@ -199,11 +199,11 @@ def transformer_config(config: TrainConfig, card: Card) -> TransformerConfig:
         if name in card.conditions
     )
     fields = dataclasses.asdict(config.model) | {"dtype": dtype}
-    if config.model.history or config.model.clock == "moments":
+    if config.model.history or config.model.relative or config.model.clock == "moments":
         if card.spec.merges:
             raise UserError(
-                "config.model.history and a clock of moments need base tokens, this dataset has BPE; "
-                "prepare it without --bpe, or set history to 0 and clock to tokens"
+                "config.model.history, relative and a clock of moments need base tokens, this dataset has BPE; prepare "
+                "it without --bpe, or set both to 0 and clock to tokens"
             )
         fields |= {"pitches": tuple(card.spec.pitches().tolist()), "moments": tuple(card.spec.moments().tolist())}
     try:

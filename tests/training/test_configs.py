@@ -7,6 +7,7 @@ from amt_jax.model.params import abstract_model
 from amt_jax.tokens.spec import TokenSpec
 from amt_jax.train import load_config, override
 from amt_jax.training.config import TrainConfig, transformer_config
+from amt_jax.training.optimizer import depth_factors
 
 
 def parameters(name):
@@ -75,3 +76,12 @@ def test_overrides_keep_types_and_name_near_fields():
     assert fields == load_config("demo")
     with pytest.raises(UserError, match=r"unknown field --config\.'model\.n_layers' .did you mean 'model\.num_l"):
         override(fields, ["--config.model.n_layers=2"])
+
+
+@pytest.mark.parametrize("words", [["history=2"], ["relative=3"], ["clock=moments"], ["history=1", "relative=2"]])
+def test_every_way_to_hear_moments_builds_a_network_whose_layers_may_differ_in_rate(words):
+    fields = override(load_config("demo"), [f"--config.model.{word}" for word in words])
+    spec = TokenSpec("rolls", 1, 92, 0, 1, 2, {"special": (0, 3), "Frame": (3, 4), "Pitch": (4, 92)})
+    model = abstract_model(transformer_config(TrainConfig.from_json(fields), Card(spec, {})))
+    factors = depth_factors(model.shapes, 0.5)
+    assert jax.tree.structure(factors) == jax.tree.structure(model.shapes)
