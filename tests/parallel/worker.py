@@ -30,6 +30,9 @@ def main() -> None:
             agree("no shard-00002 here; copy it" if last else "")
         if what == "user-error" and last:
             raise UserError("the disk is full; free some space")
+        if what == "user-error":
+            time.sleep(0.3)
+            print("said when the other had failed already\n", end="", flush=True)
         if what == "bug" and last:
             raise ValueError("boom")
         while what != "nothing":
