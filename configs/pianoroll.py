@@ -39,7 +39,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.d_ff = 512
     config.model.dropout = 0.4 if arg == "jsb" else 0.3
     config.model.clock = "moments"
-    config.model.history = 4
+    config.model.history = (1, 2, 3, 4)
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 3e-3
     config.optimizer.weight_decay = 0.1

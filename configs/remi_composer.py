@@ -44,8 +44,7 @@ def get_config() -> ConfigDict:
     config.model.bias = True  # in linear layers
     config.model.rope_theta = 10_000.0  # base of the rotary frequencies
     config.model.clock = "tokens"  # what positions count; moments: onsets
-    config.model.history = 0  # moments whose pitches each token is told
-    config.model.relative = 0  # features of what was heard around each pitch
+    config.model.history = ()  # (1, 2): each token is told the pitches of its moment and of those 1 and 2 before
     config.model.remat = "full"  # none, dots or full: recomputed backwards, for less memory (bench/results/remat.md)
     config.model.dtype = "auto"  # of computing: bfloat16 on accelerators, float32 on a CPU
 

@@ -24,8 +24,8 @@ class ModelConfig:
       bias: biases in linear layers.
       rope_theta: base of the rotary frequencies.
       clock: what rotary positions count: "tokens", or "moments" (frames, onsets), see model.moments.
-      history: moments whose pitches each token is told, besides those of its own; 0 tells it nothing.
-      relative: features of what was heard around each pitch, the same for all pitches, see model.moments; 0 for none.
+      history: how many moments back the chords stand that each token is told, besides its own, see model.moments; with
+        () it is told nothing.
       remat: what the backward pass computes once more instead of keeping it: "none", all but products and attention
         ("dots"), each layer as a whole ("full").
       dtype: compute type, "float32" or "bfloat16"; parameters are float32.
@@ -43,8 +43,7 @@ class ModelConfig:
     bias: bool
     rope_theta: float
     clock: str
-    history: int
-    relative: int
+    history: tuple[int, ...]
     remat: str
     dtype: str
 
@@ -82,8 +81,8 @@ class TransformerConfig(ModelConfig):
             raise ValueError(f"activation is gelu or swiglu, not {self.activation!r}")
         if self.clock not in ("tokens", "moments"):
             raise ValueError(f"clock is tokens or moments, not {self.clock!r}")
-        if min(self.history, self.relative) < 0:
-            raise ValueError(f"history and relative are {self.history}, {self.relative}; they must not be negative")
+        if any(lag < 1 for lag in self.history):
+            raise ValueError(f"history is {self.history}; moments are counted back from 1")
         if self.hears and not len(self.pitches) == len(self.moments) == self.vocab_size:
             raise ValueError("a clock of moments, or a history, needs to know the pitches and moments of all ids")
         if self.remat not in ("none", "dots", "full"):
@@ -98,7 +97,12 @@ class TransformerConfig(ModelConfig):
     @property
     def hears(self) -> bool:
         """Whether it needs to know of moments."""
-        return self.history > 0 or self.relative > 0 or self.clock == "moments"
+        return bool(self.history) or self.clock == "moments"
+
+    @property
+    def farthest(self) -> int:
+        """The lag of the farthest moment that a token is told of."""
+        return max(self.history, default=0)
 
     @property
     def num_pitches(self) -> int:

@@ -18,7 +18,7 @@ from amt_jax.model.attention import rotary_tables
 from amt_jax.model.conditioning import Conditioning, before_segments, of_segments
 from amt_jax.model.config import TransformerConfig
 from amt_jax.model.layers import ONE_DEVICE, Layer, Norm, Placement, dropout, keep_dots, look_up
-from amt_jax.model.moments import Heard, History, Relative, hear
+from amt_jax.model.moments import Heard, History, hear
 
 
 class Remembered(NamedTuple):
@@ -51,7 +51,6 @@ class Transformer(nnx.Module):
         self.embedding = nnx.Param(table, axes=("stream", "vocab", "embed"))
         self.conditioning = Conditioning(config.conditions, config.d_model, jnp.dtype(config.dtype), rngs=rngs)
         self.history = History(config, rngs=rngs) if config.history else None
-        self.relative = Relative(config, rngs=rngs) if config.relative else None
         self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.num_layers)])
         self.norm = Norm(config.d_model, config.norm)
 
@@ -80,16 +79,15 @@ class Transformer(nnx.Module):
         Returns:
           [B, T, K, V] float32.
         """
-        x, _, heard = self.hidden(tokens, positions, segments, conditions, lengths, dropout_key, placement)
-        return placement.constrain(self.logits(x, self.head(placement), heard), "batch", "time")
+        x, _ = self.hidden(tokens, positions, segments, conditions, lengths, dropout_key, placement)
+        return placement.constrain(self.logits(x, self.head(placement)), "batch", "time")
 
     def hidden(
         self, tokens, positions, segments, conditions, lengths=None, dropout_key=None, placement: Placement = ONE_DEVICE
-    ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]], Heard | None]:
-        """The last hidden states [B, T, D], each layer's (key, value), to fill a cache, and what was heard [B, T, ...].
+    ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
+        """The last hidden states [B, T, D], and each layer's (key, value), to fill a cache.
 
-        Keys and values are [B, slots + T, K, H], those of `conditioning.before_segments` first. What was heard is None
-        where the config does not ask for it.
+        Keys and values are [B, slots + T, K, H], those of `conditioning.before_segments` first.
         """
         x, asked, slots = self.embed(tokens, placement), self.conditioning(conditions, placement.constrain), 0
         if asked.added is not None:
@@ -120,7 +118,7 @@ class Transformer(nnx.Module):
         for layer, key in zip(self.layers, keys[:-1], strict=True):
             x, cache = apply(layer, x, rotary, segments, lengths, sources, placement, key)
             caches.append(cache)
-        return self.norm(x[:, slots:]), caches, heard
+        return self.norm(x[:, slots:]), caches
 
     def remember(self, conditions, placement: Placement = ONE_DEVICE) -> Remembered:
         """What `step` needs to know of conditions, name -> [B, 1, L, W], once a piece."""
@@ -133,9 +131,9 @@ class Transformer(nnx.Module):
         return Remembered(added, memory, (asked.source_segments != 0)[:, None], head)
 
     def tell(self, x: jax.Array, positions: jax.Array, heard: Heard | None) -> tuple[jax.Array, jax.Array]:
-        """Embeddings [..., D] that know what was heard, and positions [...] by the clock."""
+        """Embeddings [..., D] told of moments, and positions [...] by the clock."""
         return (
-            x if self.history is None else x + self.history(heard),
+            x if self.history is None else x + self.history(heard.chords),
             heard.moment if self.config.clock == "moments" else positions,
         )
 
@@ -153,7 +151,7 @@ class Transformer(nnx.Module):
           index: which of the S slots after those the new keys and values take, one for all rows.
           mask: [B, S] bool, those that a row may attend to, `index` included.
           placement: how it runs on the devices at hand.
-          heard: what these tokens know of moments, [B, ...]; None where the config does not ask for it.
+          heard: what these tokens are told of moments, [B, ...]; None where the config does not ask for it.
 
         Returns:
           logits [B, K, V] float32 and the cache with slot `index` filled.
@@ -172,7 +170,7 @@ class Transformer(nnx.Module):
         for layer, layer_cache, memory in zip(self.layers, cache, memories, strict=True):
             x, layer_cache = layer.step(x, rotary, layer_cache, index, mask, memory, remembered.visible, placement)
             caches.append(layer_cache)
-        return self.logits(self.norm(x), remembered.head, heard), caches
+        return self.logits(self.norm(x), remembered.head), caches
 
     def embed(self, tokens: jax.Array, placement: Placement = ONE_DEVICE) -> jax.Array:
         """Sum of the streams' embeddings. [..., K] -> [..., D]."""
@@ -184,8 +182,7 @@ class Transformer(nnx.Module):
         """The embeddings as `logits` takes them, [K, D, V]; in a loop XLA's CPU compiler would turn them every time."""
         return placement.constrain(self.embedding[...].astype(self.config.dtype)).swapaxes(1, 2)
 
-    def logits(self, x: jax.Array, head: jax.Array, heard: Heard | None) -> jax.Array:
-        """Scaled products with the embeddings. [..., D], [K, D, V], what was heard [...] -> [..., K, V] float32."""
+    def logits(self, x: jax.Array, head: jax.Array) -> jax.Array:
+        """Scaled products with the embeddings. [..., D], [K, D, V] -> [..., K, V] float32."""
         products = jnp.einsum("...D,KDV->...KV", x, head, preferred_element_type=jnp.float32)
-        products = products * self.config.d_model**-0.5
-        return products if self.relative is None else products + self.relative(x, heard)[..., None, :]
+        return products * self.config.d_model**-0.5

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from amt_jax.model.moments import Heard, hear_on
+from amt_jax.model.moments import Heard, hear_last, hear_on, told
 from amt_jax.model.transformer import Transformer
 from amt_jax.parallel.attention import CACHE, placement
 from amt_jax.parallel.mesh import constrain, sharding
@@ -31,8 +31,8 @@ class DecodeState(NamedTuple):
     cache: a (key, value) of [B · G · K, S, H] a layer; logits: [B · G, V] of the next token, a row's branches side by
     side, so that devices that share rows need not exchange them; window: [B, S] the tokens in the slots; index: [] the
     next free slot; first: [B] a row's first slot; output: [B, M] new tokens; count: [] how many; done: [B]; seen:
-    [B, V] tokens that came before; clock: the rows' grammar states; heard: what the newest tokens know of moments, None
-    where the model does not ask.
+    [B, V] tokens that came before; clock: the rows' grammar states; heard: what the newest tokens know of moments, all
+    of them kept, None where the model does not ask.
     """
 
     cache: cache.Cache
@@ -75,13 +75,11 @@ def prefill(graph, params, conditions, window, first, *, slots, mesh):
     branches = logits_rows(conditions, window) // window.shape[0]
     lengths = jnp.stack([first, window.shape[1] - first], axis=1)  # padding before, the prompt after
     inputs = (jnp.repeat(x, branches, axis=0) for x in (window[..., None], positions, segments))
-    x, layers, heard = model.hidden(
-        *inputs, conditions, jnp.repeat(lengths, branches, axis=0), placement=placement(mesh)
-    )
-    heard = jax.tree.map(lambda x: x[:, -1], heard)
-    logits = model.logits(x[:, -1], model.head(placement(mesh)), heard)[:, 0]
+    x, layers = model.hidden(*inputs, conditions, jnp.repeat(lengths, branches, axis=0), placement=placement(mesh))
+    heard = hear_last(window, segments, model.config) if model.config.hears else None
+    logits = model.logits(x[:, -1], model.head(placement(mesh)))[:, 0]
     filled = cache.fill(layers, slots + model.config.prefix_slots, mesh)
-    return filled, constrain(mesh, logits, "batch"), jax.tree.map(lambda x: x[::branches], heard)
+    return filled, constrain(mesh, logits, "batch"), heard
 
 
 def logits_rows(conditions, window):
@@ -117,10 +115,10 @@ def decode(
         branches = state.logits.shape[0] // batch
         mask = (slot >= state.first[:, None]) & (slot <= state.index)
         heard = None if state.heard is None else hear_on(state.heard, token, model.config)
-        each = token, state.index - state.first, mask, heard
-        tokens, positions, mask, told = jax.tree.map(lambda x: jnp.repeat(x, branches, axis=0), each)
+        each = token, state.index - state.first, mask, None if heard is None else told(heard, model.config)
+        tokens, positions, mask, known = jax.tree.map(lambda x: jnp.repeat(x, branches, axis=0), each)
         logits, filled = model.step(
-            tokens[:, None], positions, remembered, state.cache, state.index, mask, placement(mesh), told
+            tokens[:, None], positions, remembered, state.cache, state.index, mask, placement(mesh), known
         )
         return DecodeState(
             cache=filled,

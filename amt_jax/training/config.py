@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -166,7 +166,7 @@ def _limit(name: str, value: float, low: float, high: float = math.inf) -> None:
 
 
 def _build(kind: Any, value: Any, path: str) -> Any:
-    """`value` as `kind`: a dataclass from a mapping, a mapping of dataclasses, or a plain value of that type."""
+    """`value` as `kind`: a dataclass from a mapping, a mapping of dataclasses, a tuple, or a plain value."""
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise UserError(f"{path} is {value!r}; it must hold fields")
@@ -178,6 +178,10 @@ def _build(kind: Any, value: Any, path: str) -> Any:
         if missing:
             raise UserError(f"{path}.{missing[0]} is missing")
         return kind(**{name: _build(hint, value[name], f"{path}.{name}") for name, hint in hints.items()})
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise UserError(f"{path} is {value!r}; it must be a row of values, such as (1, 2)")
+        return tuple(_build(typing.get_args(kind)[0], item, path) for item in value)
     if typing.get_origin(kind):
         inner = typing.get_args(kind)[1]
         return {name: _build(inner, item, f"{path}.{name}") for name, item in value.items()}
@@ -199,11 +203,11 @@ def transformer_config(config: TrainConfig, card: Card) -> TransformerConfig:
         if name in card.conditions
     )
     fields = dataclasses.asdict(config.model) | {"dtype": dtype}
-    if config.model.history or config.model.relative or config.model.clock == "moments":
+    if config.model.history or config.model.clock == "moments":
         if card.spec.merges:
             raise UserError(
-                "config.model.history, relative and a clock of moments need base tokens, this dataset has BPE; prepare "
-                "it without --bpe, or set both to 0 and clock to tokens"
+                "config.model.history and a clock of moments need base tokens, this dataset has BPE; prepare it "
+                "without --bpe, or set history to () and clock to tokens"
             )
         fields |= {"pitches": tuple(card.spec.pitches().tolist()), "moments": tuple(card.spec.moments().tolist())}
     try:

@@ -39,7 +39,7 @@ def depth_factors(params: Any, decay: float) -> Any:
     BEiT (Bao et al. 2022, after ELECTRA, Clark et al. 2020).
     """
     top = len(params["layers"]) + 1
-    depths = {"embedding": 0, "conditioning": 0, "history": 0, "norm": top, "relative": top}
+    depths = {"embedding": 0, "conditioning": 0, "history": 0, "norm": top}
 
     def factor(path, _):
         depth = path[1].key + 1 if path[0].key == "layers" else depths[path[0].key]

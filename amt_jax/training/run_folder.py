@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from amt_jax.tokens.tokenizer import Tokenizer
 
 VERSION = 5  # 1 had the columns of queries, keys and values in another order, 3 a yes or no for model.remat,
-# 4 no optimizer.name, model.clock, model.history, model.relative, augmentation.transposed
+# 4 no optimizer.name, model.clock, model.history, augmentation.transposed
 TOKENIZER = "tokenizer.json"
 TEXT_FILES = ("encoder.json", "clusters.json", "captions.jsonl", "pooled.npy")
 
@@ -101,7 +101,7 @@ class RunFolder:
             if version == 3:
                 config["model"]["remat"] = "full" if config["model"]["remat"] else "none"
             if version < 5:
-                config["model"] |= {"clock": "tokens", "history": 0, "relative": 0}
+                config["model"] |= {"clock": "tokens", "history": ()}
                 config["optimizer"]["name"] = "adamw"
                 config["augmentation"]["transposed"] = 1.0
         except FileNotFoundError:

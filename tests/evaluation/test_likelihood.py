@@ -34,7 +34,7 @@ CONFIG = TransformerConfig(
     vocab_size=40, num_streams=1, num_layers=2, num_heads=2, num_kv_heads=2, d_model=16, d_ff=32,
     context_length=CONTEXT, dropout=0.5, norm="layernorm",
     activation="gelu", qk_norm=False, bias=True, rope_theta=10_000.0, clock="tokens",
-    history=0, relative=0, remat="none",
+    history=(), remat="none",
     dtype="float32", conditions=(ConditionConfig("composer", 3, scale=1.0, dropout=0.6),),
 )  # fmt: skip
 

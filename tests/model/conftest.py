@@ -11,13 +11,13 @@ from amt_jax.model.params import abstract_model, init_params
 TINY = dict(
     vocab_size=17, num_streams=1, num_layers=2, num_heads=4, num_kv_heads=4, d_model=32, d_ff=24, context_length=16,
     dropout=0.0, norm="layernorm", activation="gelu", qk_norm=False, bias=True, rope_theta=100.0, clock="tokens",
-    history=0, relative=0, remat="none", dtype="float32",
+    history=(), remat="none", dtype="float32",
     conditions=(ConditionConfig("composer", 4, scale=0.5), ConditionConfig("mood", 3, scale=2.0)),
 )  # fmt: skip
 # Every way in, and two conditions that share one.
 MODERN = TINY | dict(
     norm="rmsnorm", activation="swiglu", qk_norm=True, bias=False, num_kv_heads=2,
-    clock="moments", history=2, relative=3, pitches=(-1,) * 6 + tuple(range(11)),
+    clock="moments", history=(1, 3), pitches=(-1,) * 6 + tuple(range(11)),
     moments=tuple(id in (3, 4) for id in range(17)),
     conditions=(
         ConditionConfig("composer", 4, scale=0.5), ConditionConfig("mood", 3, "prefix", scale=2.0),

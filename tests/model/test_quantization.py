@@ -17,7 +17,7 @@ from amt_jax.model.quantization import convert, int8_product, quantize
 CONFIG = TransformerConfig(
     vocab_size=20, num_streams=1, num_layers=2, num_heads=2, num_kv_heads=2, d_model=64, d_ff=128, context_length=32,
     dropout=0.0, norm="layernorm", activation="gelu", qk_norm=False, bias=True, rope_theta=1e4, clock="tokens",
-    history=0, relative=0, remat="none",
+    history=(), remat="none",
     dtype="float32",
 )  # fmt: skip
 BOUND = 0.005  # of the nats a token

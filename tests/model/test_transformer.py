@@ -16,7 +16,6 @@ from amt_jax.model.attention import blockwise_attend, plain_attend
 from amt_jax.model.config import TransformerConfig
 from amt_jax.model.cudnn import cudnn_attend
 from amt_jax.model.layers import Placement
-from amt_jax.model.moments import REACH
 from amt_jax.model.params import abstract_model, fingerprint, init_params
 from amt_jax.model.splash import splash_attend
 from amt_jax.model.transformer import Transformer
@@ -59,13 +58,14 @@ def reference(config: TransformerConfig, params, tokens, positions, segment, con
 
     x = sum(params["embedding"][k][tokens[:, k]] for k in range(config.num_streams))
     if config.hears:
-        chords, told, clock = [], [], []  # of each moment the pitches so far
+        chords, clock = [], []  # of each moment the pitches so far
         for t, token in enumerate(tokens[:, 0]):
             chords += [np.zeros(config.num_pitches)] if t == 0 or config.moments[token] else []
             chords[-1] = np.maximum(chords[-1], np.arange(config.num_pitches) == config.pitches[token])
-            silence = [np.zeros(config.num_pitches)] * config.history
-            told.append(np.concatenate([*chords[::-1], *silence][: 1 + config.history]))
-            x[t] += linear(told[t], params["history"]["project"])
+            silence = [np.zeros(config.num_pitches)] * max(config.history)
+            known = [*chords[::-1], *silence]
+            told = np.concatenate([known[lag] for lag in (0, *config.history)])
+            x[t] += linear(told, params["history"]["project"])
             clock.append(len(chords) - 1)
         positions = np.array(clock)
     prefix, sources = [], []
@@ -114,16 +114,6 @@ def reference(config: TransformerConfig, params, tokens, positions, segment, con
     x = x[len(prefix) :]
     x = norm(x, params["norm"])
     logits = np.einsum("TD,KVD->TKV", x, params["embedding"]) / np.sqrt(config.d_model)
-    if config.relative:
-        p = params["relative"]
-        for t, vector in enumerate(x):
-            for pitch in range(config.num_pitches):
-                found = p["threshold"].copy()
-                for back, chord in enumerate(told[t].reshape(1 + config.history, -1)):
-                    for other in np.flatnonzero(chord):
-                        found += p["filters"][back, other - pitch + REACH] if abs(other - pitch) <= REACH else 0
-                found = 0.5 * found * (1 + np.tanh(np.sqrt(2 / np.pi) * (found + 0.044715 * found**3)))
-                logits[t, :, config.pitches.index(pitch)] += found @ linear(vector, p["mix"])
     return logits
 
 
@@ -159,7 +149,7 @@ def test_a_packed_row_is_two_rows(config, make_params, values):
 @pytest.mark.parametrize("attend", [plain_attend, blockwise_attend])
 def test_a_token_depends_on_its_past_alone(config, make_params, values, attend):
     told = values(config)
-    config = dataclasses.replace(config, clock="tokens", history=0, relative=0)  # embeddings have no pitches
+    config = dataclasses.replace(config, clock="tokens", history=())  # embeddings have no pitches
 
     class Soft(Transformer):
         """Takes embeddings for tokens, so that there is a gradient."""

@@ -44,7 +44,7 @@ def config(**fields) -> TransformerConfig:
         **{
             "vocab_size": 80, "num_streams": 1, "num_layers": 2, "num_heads": 8, "num_kv_heads": 4, "d_model": 64,
             "d_ff": 96, "context_length": CONTEXT, "dropout": 0.1, "norm": "rmsnorm", "activation": "swiglu",
-            "qk_norm": True, "bias": False, "rope_theta": 1e4, "clock": "moments", "history": 2, "relative": 3,
+            "qk_norm": True, "bias": False, "rope_theta": 1e4, "clock": "moments", "history": (1, 3),
             "remat": "dots", "dtype": "float32", "conditions": CONDITIONS, "pitches": PITCHES,
             "moments": MOMENTS, **fields,
         }
@@ -53,7 +53,7 @@ def config(**fields) -> TransformerConfig:
 
 OLD = {
     "norm": "layernorm", "activation": "gelu", "qk_norm": False, "bias": True, "num_kv_heads": 8, "remat": "full",
-    "clock": "tokens", "history": 0, "relative": 0,
+    "clock": "tokens", "history": (),
 }  # fmt: skip
 
 

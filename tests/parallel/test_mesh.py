@@ -20,7 +20,7 @@ from amt_jax.training.summary import device_bytes, weak_spots
 MODEL = TransformerConfig(
     vocab_size=80, num_streams=1, num_layers=2, num_heads=8, num_kv_heads=4, d_model=64, d_ff=128, context_length=32,
     dropout=0.0, norm="rmsnorm", activation="swiglu", qk_norm=True, bias=False, rope_theta=1e4, clock="tokens",
-    history=0, relative=0, remat="none",
+    history=(), remat="none",
     dtype="float32",
 )  # fmt: skip
 OPTIMIZER = OptimizerConfig("adamw", 1e-2, 0.1, 0.1, 0.9, 0.99, 0.1, 1.0, 1.0)

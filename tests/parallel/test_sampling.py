@@ -25,7 +25,7 @@ TOKENIZER = SymbolicTokenizer.create("remi")
 CONFIG = TransformerConfig(
     vocab_size=TOKENIZER.spec.vocab_size, num_streams=1, num_layers=2, num_heads=4, num_kv_heads=2, d_model=32,
     d_ff=32, context_length=64, dropout=0.0, norm="rmsnorm", activation="swiglu", qk_norm=True, bias=False,
-    rope_theta=1e4, clock="tokens", history=0, relative=0, remat="none", dtype="float32",
+    rope_theta=1e4, clock="tokens", history=(), remat="none", dtype="float32",
     conditions=(ConditionConfig("composer", 3, scale=1.0, dropout=0.5),),
 )  # fmt: skip
 MESHES = ["data=4", "tensor=2", "data=2,fsdp=2,tensor=2"]

@@ -37,7 +37,7 @@ def setup() -> Setup:
     config = TransformerConfig(
         vocab_size=tokenizer.spec.vocab_size, num_streams=1, num_layers=1, num_heads=4, num_kv_heads=2, d_model=32,
         d_ff=32, context_length=64, dropout=0.1, norm="rmsnorm", activation="swiglu", qk_norm=True, bias=False,
-        rope_theta=1e4, clock="moments", history=2, relative=3, remat="none", dtype="float32",
+        rope_theta=1e4, clock="moments", history=(1, 3), remat="none", dtype="float32",
         conditions=(
             ConditionConfig("composer", 4, scale=1.0), ConditionConfig("mood", 3, "prefix", scale=1.0),
             ConditionConfig("words", 5, "cross", length=3, scale=1.0),

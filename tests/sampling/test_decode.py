@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from amt_jax.model.moments import hear_on
+from amt_jax.model.moments import hear_on, told
 from amt_jax.model.params import init_params
 from amt_jax.sampling import cache, constraints, sampler
 from amt_jax.sampling.decode import prefill
@@ -53,9 +53,9 @@ def test_cache_and_no_cache_give_the_same_logits(setup, forward, guided):
         newest = jnp.array([tokens[row][index - int(first[row])] for row in range(3)])
         heard = hear_on(heard, newest, setup.config)
         mask = (jnp.arange(slots) >= first[:, None]) & (jnp.arange(slots) <= index)
-        each = newest[:, None], index - first, mask, heard
-        newest, positions, mask, told = jax.tree.map(lambda x: jnp.repeat(x, len(branches), axis=0), each)
-        logits, held = step(setup.params, newest, positions, conditions, held, index, mask, heard=told)
+        each = newest[:, None], index - first, mask, told(heard, setup.config)
+        newest, positions, mask, known = jax.tree.map(lambda x: jnp.repeat(x, len(branches), axis=0), each)
+        logits, held = step(setup.params, newest, positions, conditions, held, index, mask, heard=known)
         logits = logits[:, 0]
 
 

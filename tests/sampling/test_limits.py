@@ -41,7 +41,7 @@ def player(request, setup):
         first, stop = tokenizer.spec.ranges["Program"]
         assert max(sum(first <= i < stop for i in ids) for ids in tokenizer.spec.merges) > 2  # merges of many notes
     config = dataclasses.replace(
-        setup.config, vocab_size=tokenizer.spec.vocab_size, conditions=(), clock="tokens", history=0, relative=0
+        setup.config, vocab_size=tokenizer.spec.vocab_size, conditions=(), clock="tokens", history=()
     )
     params = jax.jit(functools.partial(init_params, config))(jax.random.key(0))
     grammar = Grammar.create(tokenizer.spec, tokenizer.names)

@@ -78,7 +78,7 @@ def test_overrides_keep_types_and_name_near_fields():
         override(fields, ["--config.model.n_layers=2"])
 
 
-@pytest.mark.parametrize("words", [["history=2"], ["relative=3"], ["clock=moments"], ["history=1", "relative=2"]])
+@pytest.mark.parametrize("words", [["history=(1,3)"], ["clock=moments"], ["history=(2,)", "clock=moments"]])
 def test_every_way_to_hear_moments_builds_a_network_whose_layers_may_differ_in_rate(words):
     fields = override(load_config("demo"), [f"--config.model.{word}" for word in words])
     spec = TokenSpec("rolls", 1, 92, 0, 1, 2, {"special": (0, 3), "Frame": (3, 4), "Pitch": (4, 92)})
