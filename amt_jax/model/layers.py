@@ -45,10 +45,33 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.scale is None:
-            y = x @ self.kernel[...].astype(x.dtype)
+            y = product(x, self.kernel[...])
         else:
             y = int8_product(x, self.kernel[...], self.scale[...])
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+@jax.custom_vjp
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x @ kernel in x's type. [..., K], [K, N] -> [..., N].
+
+    Its gradients are written as products whose results need not be turned: as jax derives it, the kernel's is three
+    times slower on a CPU in float32, and twenty in bfloat16.
+    """
+    return x @ kernel.astype(x.dtype)
+
+
+def _product_forward(x, kernel):
+    return product(x, kernel), (x, kernel)
+
+
+def _product_backward(saved, gradient):
+    x, kernel = saved
+    towards_x = jnp.einsum("...n,kn->...k", gradient, kernel.astype(x.dtype))
+    return towards_x, jnp.einsum("...k,...n->kn", x, gradient).astype(kernel.dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
 
 
 class Norm(nnx.Module):
