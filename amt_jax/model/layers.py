@@ -44,10 +44,8 @@ class Linear(nnx.Module):
         self.scale = nnx.Param(jnp.ones(d_out), axes=axes[1:]) if config.quantized else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        if self.scale is None:
-            y = product(x, self.kernel[...])
-        else:
-            y = int8_product(x, self.kernel[...], self.scale[...])
+        kernel = self.kernel[...]
+        y = product(x, kernel) if self.scale is None else int8_product(x, kernel, self.scale[...])
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 

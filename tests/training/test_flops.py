@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import pytest
 
+from amt_jax.data.card import Card
 from amt_jax.model.params import abstract_model
 from amt_jax.parallel.mesh import one_device
 from amt_jax.tokens.symbolic import SymbolicTokenizer
@@ -19,14 +20,14 @@ WIDE = {
     "model.d_ff": 512, "model.dropout": 0.0, "token_dropout": 0.0,
 }  # fmt: skip
 CLASSIC = {"model.num_kv_heads": 4, "model.activation": "gelu", "model.norm": "layernorm", "model.bias": True}
+CASES = {"modern": {}, "classic": CLASSIC, "dots": {"model.remat": "dots"}, "history": {"model.history": (1, 4)}}
 
 
-@pytest.fixture(scope="module", params=[{}, CLASSIC, {"model.remat": "dots"}], ids=["modern", "classic", "dots"])
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
 def both(request, make_config):
     """A run's config and its network."""
     config = make_config(WIDE | request.param)
-    card = type("Card", (), {"spec": SymbolicTokenizer.create("remi").spec, "conditions": {}})
-    return config, transformer_config(config, card)
+    return config, transformer_config(config, Card(SymbolicTokenizer.create("remi").spec, {}))
 
 
 def test_the_formula_knows_every_kernel(both):
@@ -34,7 +35,8 @@ def test_the_formula_knows_every_kernel(both):
     leaves = jax.tree_util.tree_leaves_with_path(abstract_model(model).shapes)
     held = sum(x.size for path, x in leaves if path[-1].key in ("kernel", "embedding"))
     sizes = flops.kernel_sizes(model)
-    assert held == model.num_layers * (sum(sizes.values()) - sizes["embedding"]) + sizes["embedding"]
+    once = sizes.pop("embedding") + sizes.pop("history")
+    assert held == model.num_layers * sum(sizes.values()) + once
 
 
 def test_a_train_step_computes_what_the_formula_says(both):
