@@ -30,6 +30,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.batch_size = 2048 // config.context
     config.steps = STEPS[arg]
     config.ema = 0.999 if arg == "jsb" else 0.998
+    config.calibrate = True
     config.validate_every = 500
     config.save_every = 500
     config.model.num_layers = 3

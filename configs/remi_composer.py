@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     config.label_smoothing = 0.1  # share of the target spread over the vocabulary
     config.token_dropout = 0.01  # share of input tokens replaced by PAD
     config.ema = 0.0  # decay of the average of weights that is validated and used, 0.999 or so; 0: none is kept
+    config.calibrate = False  # divide logits by the temperature that suits the validation split best
     config.validate_every = 0  # steps; 0: at the end of every epoch
     config.save_every = 0  # steps; 0: at the end of every epoch
     config.save_minutes = 30.0  # minutes after which to save at the latest; 0: never for that reason

@@ -33,6 +33,11 @@ def init_params(config: TransformerConfig, key: jax.Array) -> Any:
     return nnx.to_pure_dict(nnx.state(Transformer(config, rngs=nnx.Rngs(key)), nnx.Param))
 
 
+def tempered(params: Any, temperature: float) -> Any:
+    """Parameters of the same network whose logits are divided by a temperature: they are linear in its last norm."""
+    return params | {"norm": jax.tree.map(lambda x: x / temperature, params["norm"])}
+
+
 def fingerprint(params: Any) -> str:
     """sha256 over the parameters' names, shapes and numbers: the same wherever and however they are stored."""
     digest = hashlib.sha256()

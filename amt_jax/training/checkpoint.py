@@ -6,10 +6,11 @@ import contextlib
 import functools
 import logging
 import math
+import operator
 import os
 from collections.abc import Iterator
 from shutil import disk_usage
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +21,18 @@ from amt_jax.errors import UserError
 from amt_jax.parallel.processes import together
 from amt_jax.training.step import TrainState
 
-METRIC = "valid_loss"
+
+class Validated(NamedTuple):
+    """What a validation found of a checkpoint; kept beside it.
+
+    Attributes:
+      valid_loss: nats a token, at the temperature.
+      temperature: what logits are to be divided by.
+    """
+
+    valid_loss: float
+    temperature: float = 1.0
+
 
 # Orbax logs the traceback of what it raises, once a thread; what it raises is told in one line here.
 logging.getLogger("absl").addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
@@ -41,7 +53,10 @@ class Checkpoints:
         policy = None
         if keep is not None:
             best = policies.BestN(
-                get_metric_fn=lambda metrics: metrics[METRIC], n=1, reverse=True, keep_checkpoints_without_metrics=False
+                get_metric_fn=operator.itemgetter("valid_loss"),
+                n=1,
+                reverse=True,
+                keep_checkpoints_without_metrics=False,
             )
             policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
         self._orbax = ocp.training.Checkpointer(
@@ -59,8 +74,13 @@ class Checkpoints:
     @property
     def losses(self) -> dict[int, float]:
         """Validation loss of each checkpoint that has one."""
+        return {step: found.valid_loss for step, found in self.validated.items()}
+
+    @property
+    def validated(self) -> dict[int, Validated]:
+        """What was found of each checkpoint that was validated."""
         found = {checkpoint.step: checkpoint.metrics for checkpoint in self._orbax.checkpoints}
-        return {step: metrics[METRIC] for step, metrics in found.items() if metrics and METRIC in metrics}
+        return {step: Validated(**metrics) for step, metrics in found.items() if metrics}
 
     @property
     def best(self) -> int | None:
@@ -68,10 +88,10 @@ class Checkpoints:
         losses = self.losses
         return min(losses, key=lambda step: losses[step]) if losses else self.latest
 
-    def save(self, state: TrainState, rows: int, valid_loss: float | None = None) -> None:
+    def save(self, state: TrainState, rows: int, validated: Validated | None = None) -> None:
         """Starts saving in the background, after the save before; `state` may be donated as soon as this returns."""
         step = int(state.step)
-        metrics = {METRIC: valid_loss} if valid_loss is not None and math.isfinite(valid_loss) else None
+        metrics = validated._asdict() if validated is not None and math.isfinite(validated.valid_loss) else None
         parts = _parts(state, step, rows)
         with together():
             self._check_room(parts)

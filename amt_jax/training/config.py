@@ -74,6 +74,8 @@ class TrainConfig:
       label_smoothing: share of the target spread over the vocabulary.
       token_dropout: share of input tokens replaced by PAD.
       ema: decay of the average of weights that is validated and used, see step.train_step; 0 for none.
+      calibrate: whether a checkpoint's logits are divided by the temperature that suits the validation split best (Guo
+        et al. 2017), where it is used and where checkpoints are compared.
       validate_every: steps between validations, 0 for the end of every epoch.
       save_every: steps between checkpoints, 0 for the end of every epoch.
       save_minutes: a checkpoint is never older than this many minutes.
@@ -99,6 +101,7 @@ class TrainConfig:
     label_smoothing: float
     token_dropout: float
     ema: float
+    calibrate: bool
     validate_every: int
     save_every: int
     save_minutes: float

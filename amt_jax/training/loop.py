@@ -27,7 +27,7 @@ from amt_jax.errors import UserError
 from amt_jax.parallel.mesh import local_rows, make_mesh, put_batch
 from amt_jax.parallel.processes import check_same, is_first, put_wishes, together
 from amt_jax.training import profile
-from amt_jax.training.checkpoint import Checkpoints
+from amt_jax.training.checkpoint import Checkpoints, Validated
 from amt_jax.training.config import TrainConfig, differences, transformer_config
 from amt_jax.training.lengths import cut, length_at, phases
 from amt_jax.training.metrics import Metrics, add
@@ -202,17 +202,17 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool, 
             def wishes(save: bool = False) -> jax.Array:
                 return put_wishes([interruption.requested, save], mesh)
 
-            def validate_now() -> float | None:
-                """The validation loss, told and logged; None if it was stopped in the middle."""
+            def validate_now() -> Validated | None:
+                """What a validation found, told and logged; None if it was stopped in the middle."""
                 found = validate(program, state.eval_params, validation, config.batch_size, wishes)
                 return None if found is None else log.valid(step, found)
 
             if missed:
-                valid_loss = validate_now()
-                stop = valid_loss is None
-                if not stop and valid_loss < lowest:
-                    lowest = valid_loss
-                    checkpoints.save(state, rows, valid_loss)
+                validated = validate_now()
+                stop = validated is None
+                if not stop and validated.valid_loss < lowest:
+                    lowest = validated.valid_loss
+                    checkpoints.save(state, rows, validated)
             while step < total_steps and not stop:
                 if profiled and is_first() and step in (first_traced, first_traced + TRACED_STEPS):
                     read_metrics()  # waits for the step before
@@ -234,18 +234,18 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool, 
 
                 last = step == total_steps
                 ended_epoch = rows // plan.rows_per_epoch > before // plan.rows_per_epoch
-                valid_loss = None
+                validated = None
                 if validation and not stop and (last or due(step, config.validate_every, ended_epoch)):
                     read_metrics()
                     tracing.close()
-                    valid_loss = validate_now()
-                    stop = valid_loss is None
-                better = valid_loss is not None and valid_loss < lowest
+                    validated = validate_now()
+                    stop = validated is None
+                better = validated is not None and validated.valid_loss < lowest
                 if last or better or save or stop or due(step, config.save_every, ended_epoch):
                     read_metrics()  # raises before a bad state is saved
                     log.publish()  # first, so that no checkpoint is ahead of its metrics
-                    checkpoints.save(state, rows, valid_loss)
-                    lowest = valid_loss if better else lowest
+                    checkpoints.save(state, rows, validated)
+                    lowest = validated.valid_loss if better else lowest
                     saved, saved_at = step, time.monotonic()
             read_metrics()
             tracing.close()

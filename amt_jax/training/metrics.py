@@ -21,7 +21,9 @@ from tqdm import tqdm
 
 from amt_jax import storage
 from amt_jax.errors import UserError
+from amt_jax.training.checkpoint import Validated
 from amt_jax.training.run_folder import RunFolder
+from amt_jax.training.step import TEMPERATURES
 
 
 def summarize(sums: Mapping[str, Any], types: list[str]) -> dict[str, Any]:
@@ -95,14 +97,21 @@ class Metrics:
             self._write(step, "train", values)
             self._window, self._last = None, (now, step)
 
-    def valid(self, step: int, sums: Mapping[str, Any]) -> float:
-        """Writes and shows the means over a validation; returns its loss in nats a token."""
+    def valid(self, step: int, sums: Mapping[str, Any]) -> Validated:
+        """Writes and shows the means over a validation, the loss at the temperature that suits best."""
         values = summarize(sums, self._types)
         del values["smoothed_loss"]  # nothing is smoothed here
+        found, at = Validated(values["loss"]), ""
+        if "tempered_loss" in sums:
+            best = int(np.argmin(sums["tempered_loss"]))
+            found = Validated(float(sums["tempered_loss"][best] / sums["count"]), TEMPERATURES[best])
+            values |= {"loss": found.valid_loss, "temperature": found.temperature}
+            at = f" at temperature {found.temperature:g}"
         self._write(step, "valid", values)
-        self.say(f"step {step}: validation loss {values['loss']:.4f} nats a token, accuracy {values['accuracy']:.3f}")
+        loss, accuracy = found.valid_loss, values["accuracy"]
+        self.say(f"step {step}: validation loss {loss:.4f} nats a token{at}, accuracy {accuracy:.3f}")
         self._last = (time.monotonic(), step)  # the time it took is not the training's
-        return values["loss"]
+        return found
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""

@@ -18,7 +18,7 @@ from amt_jax.parallel.mesh import batch_shardings, parameter_shardings, sharding
 from amt_jax.tokens.spec import TokenSpec
 from amt_jax.training.config import TrainConfig
 from amt_jax.training.optimizer import make_optimizer
-from amt_jax.training.step import Regularization, TrainState, eval_step, train_step
+from amt_jax.training.step import TEMPERATURES, Regularization, TrainState, eval_step, train_step
 
 WISHES = 2  # stop, save
 
@@ -81,7 +81,8 @@ def make_program(
         return *step(state, batch), jnp.any(wishes, axis=0)
 
     def evaluate_and_listen(params, batch, wishes):
-        return eval_step(params, batch, **common), jnp.any(wishes, axis=0)
+        temperatures = TEMPERATURES if config.calibrate else ()
+        return eval_step(params, batch, temperatures=temperatures, **common), jnp.any(wishes, axis=0)
 
     def init_state(params):
         average = jax.tree.map(jnp.copy, params) if config.ema else None

@@ -22,7 +22,7 @@ from amt_jax.data.card import Card
 from amt_jax.data.conditions import TEXT
 from amt_jax.errors import UserError
 from amt_jax.model.config import TransformerConfig
-from amt_jax.model.params import abstract_model
+from amt_jax.model.params import abstract_model, tempered
 from amt_jax.parallel.mesh import one_device, parameter_shardings
 from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import TrainConfig, transformer_config
@@ -30,8 +30,9 @@ from amt_jax.training.config import TrainConfig, transformer_config
 if TYPE_CHECKING:
     from amt_jax.tokens.tokenizer import Tokenizer
 
-VERSION = 5  # 1 had the columns of queries, keys and values in another order, 3 a yes or no for model.remat,
-# 4 no optimizer.name, model.clock, model.history, augmentation.transposed
+VERSION = 6  # 1 had the columns of queries, keys and values in another order, 3 a yes or no for model.remat,
+# 4 no optimizer.name, model.clock, model.history, augmentation.transposed,
+# 5 a number for model.history, and no calibrate
 TOKENIZER = "tokenizer.json"
 TEXT_FILES = ("encoder.json", "clusters.json", "captions.jsonl", "pooled.npy")
 
@@ -104,6 +105,12 @@ class RunFolder:
                 config["model"] |= {"clock": "tokens", "history": ()}
                 config["optimizer"]["name"] = "adamw"
                 config["augmentation"]["transposed"] = 1.0
+            if version == 5:
+                config["model"]["history"] = tuple(range(1, 1 + config["model"]["history"]))
+                if not config["model"].get("relative"):
+                    config["model"].pop("relative", None)
+            if version < 6:
+                config["calibrate"] = False
         except FileNotFoundError:
             raise UserError(
                 f"no run in {str(self.path)!r}; make one with python -m amt_jax.train --run={self.path}"
@@ -182,7 +189,8 @@ class RunFolder:
           mesh: the devices to spread them over, this process's first if not given.
 
         Returns:
-          The network's config and its parameters (their average if the run keeps one), a nested dict of float32.
+          The network's config and its parameters (their average if the run keeps one, calibrated if its config says
+          so), a nested dict of float32.
           UserError if there is no such checkpoint.
         """
         config = self.model_config
@@ -207,7 +215,9 @@ class RunFolder:
                 model.shapes,
                 parameter_shardings(mesh or one_device(), model.axes),
             )
-            return config, checkpoints.load_params(int(chosen), like, averaged=self.config.ema > 0)
+            params = checkpoints.load_params(int(chosen), like, averaged=self.config.ema > 0)
+            validated = checkpoints.validated.get(int(chosen))
+            return config, params if validated is None else tempered(params, validated.temperature)
         finally:
             checkpoints.close()
 

@@ -6,7 +6,7 @@ Glossary: A microbatches, B rows of a microbatch, T targets a row, K streams, V 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,8 @@ from flax import nnx
 
 from amt_jax.model.conditioning import ConditionConfig, drop_conditions
 from amt_jax.model.layers import ONE_DEVICE, Placement
+
+TEMPERATURES = tuple(round(0.05 * n, 2) for n in range(16, 41))  # 0.8 to 2: a validation chooses among these
 
 
 class TrainState(NamedTuple):
@@ -136,19 +138,31 @@ def eval_step(
     type_ids: Any,
     num_types: int,
     placement: Placement = ONE_DEVICE,
+    temperatures: Sequence[float] = (),
 ) -> dict[str, jax.Array]:
-    """Sums over a batch's targets, nothing dropped and nothing smoothed."""
-    return sums(params, batch, graph, type_ids, num_types, placement, Regularization(), None)
+    """Sums over a batch's targets, nothing dropped and nothing smoothed.
+
+    With temperatures also `tempered_loss`, the nats if logits were divided by each.
+    """
+    return sums(params, batch, graph, type_ids, num_types, placement, Regularization(), None, temperatures)
 
 
 def sums(
-    params, batch, graph, type_ids, num_types: int, placement: Placement, regularization: Regularization, key
+    params,
+    batch,
+    graph,
+    type_ids,
+    num_types: int,
+    placement: Placement,
+    regularization: Regularization,
+    key,
+    temperatures: Sequence[float] = (),
 ) -> dict[str, jax.Array]:
     """Sums over the targets that count.
 
     Returns:
       float32 `loss` (nats), `smoothed_loss`, `correct` (the likeliest id was right), `count`, and a token type
-      `type_loss` and `type_count` [types].
+      `type_loss` and `type_count` [types]; with temperatures `tempered_loss` [temperatures].
     """
     inputs, conditions, dropout_key = batch["inputs"], batch["conditions"], None
     if key is not None:
@@ -173,11 +187,13 @@ def sums(
     normalizer = jax.nn.logsumexp(logits, axis=-1)
     # Sums of what a comparison chose: gathers would be scattered back, which accelerators do one number at a time.
     chosen = targets[..., None] == np.arange(logits.shape[-1])
-    loss = (normalizer - jnp.sum(logits, axis=-1, where=chosen)) * weights
+    target_logits = jnp.sum(logits, axis=-1, where=chosen)
+    loss = (normalizer - target_logits) * weights
     spread = (normalizer - jnp.mean(logits, axis=-1)) * weights
     smoothing = regularization.label_smoothing
     of_type = jnp.asarray(type_ids)[targets][..., None] == np.arange(num_types)
-    return {
+    tempered = [(jax.nn.logsumexp(logits / t, axis=-1) - target_logits / t) * weights for t in temperatures]
+    found = {
         "loss": jnp.sum(loss),
         "smoothed_loss": jnp.sum((1 - smoothing) * loss + smoothing * spread),
         "correct": jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights),
@@ -185,3 +201,4 @@ def sums(
         "type_loss": jnp.sum(loss[..., None], axis=(0, 1, 2), where=of_type),
         "type_count": jnp.sum(weights[..., None], axis=(0, 1, 2), where=of_type),
     }
+    return found | {"tempered_loss": jnp.stack([jnp.sum(each) for each in tempered])} if temperatures else found

@@ -15,7 +15,7 @@ from amt_jax.data.card import Card
 from amt_jax.errors import UserError
 from amt_jax.model.params import fingerprint
 from amt_jax.training import loop, program
-from amt_jax.training.checkpoint import Checkpoints
+from amt_jax.training.checkpoint import Checkpoints, Validated
 from amt_jax.training.config import TrainConfig, transformer_config
 from amt_jax.training.loop import train
 from amt_jax.training.run_folder import RunFolder
@@ -312,16 +312,41 @@ def test_the_oldest_run_that_can_be_read(tmp_path, make_config, dataset, before,
         ("augmentation", "transposed"),
     ):
         del data["config"][part][field]
+    del data["config"]["calibrate"]
     (run.path / "config.json").write_text(json.dumps(data | {"version": 3}))
     assert run.config == make_config({"model.remat": now})
+
+
+@pytest.mark.parametrize(("before", "now"), [(0, ()), (3, (1, 2, 3))])
+def test_a_run_whose_history_is_a_number_can_be_read(tmp_path, make_config, dataset, before, now):
+    run = RunFolder(tmp_path)
+    run.create(make_config(), Card.load(dataset))
+    data = json.loads((run.path / "config.json").read_text())
+    data["config"]["model"] |= {"history": before, "relative": 0}
+    del data["config"]["calibrate"]
+    (run.path / "config.json").write_text(json.dumps(data | {"version": 5}))
+    assert run.config == make_config({"model.history": now})
+
+
+def test_a_calibrated_run_is_used_at_the_temperature_that_suits_best(tmp_path, make_config):
+    run = RunFolder(tmp_path / "run")
+    train(make_config({"calibrate": True, "optimizer.learning_rate": 0.05}), run)  # too much, it is too sure of itself
+    checkpoints = Checkpoints(run.checkpoints_path)
+    found = {line["step"]: Validated(line["loss"], line["temperature"]) for line in lines(run, "valid")}
+    assert checkpoints.validated == found
+    temperature = found[checkpoints.best].temperature
+    assert temperature > 1
+    params = run.load_model("best")[1]
+    raw = checkpoints.load_params(checkpoints.best, params, averaged=False)
+    np.testing.assert_allclose(params["norm"]["scale"], raw["norm"]["scale"] / temperature, rtol=1e-6)
+    checkpoints.close()
 
 
 def test_checkpoints_keep_the_newest_and_the_best(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c", keep=2)
     for step, loss in ((1, 3.0), (2, 1.0), (3, None), (4, 2.0), (5, float("nan")), (6, None)):
-        checkpoints.save(
-            TrainState({"x": jnp.full(3, step)}, {"x": jnp.ones(3)}, jnp.int32(step)), rows=10 * step, valid_loss=loss
-        )
+        state = TrainState({"x": jnp.full(3, step)}, {"x": jnp.ones(3)}, jnp.int32(step))
+        checkpoints.save(state, rows=10 * step, validated=loss and Validated(loss))
     checkpoints.wait()
     assert sorted(checkpoints.steps) == [2, 5, 6]
     assert (checkpoints.best, checkpoints.latest) == (2, 6)

@@ -11,7 +11,7 @@ from flax import nnx
 from amt_jax.data.card import Card
 from amt_jax.data.pipeline import Records, Rows, batches
 from amt_jax.data.plan import TrainPlan
-from amt_jax.model.params import abstract_model, init_params
+from amt_jax.model.params import abstract_model, init_params, tempered
 from amt_jax.training.config import OptimizerConfig, transformer_config
 from amt_jax.training.optimizer import decayed, depth_factors, learning_rate_schedule, make_optimizer
 from amt_jax.training.step import Regularization, TrainState, eval_step, train_step
@@ -254,6 +254,14 @@ def test_two_pieces_packed_in_a_row_lose_what_they_lose_in_two_rows(setup):
     changed = np.abs(losses(swapped) - packed)[0]
     assert changed[:13].max() == 0
     assert changed[13:24].min() > 0
+
+
+def test_losses_at_temperatures_are_those_of_divided_logits(setup):
+    step = functools.partial(eval_step, **setup.static)
+    found = jax.jit(functools.partial(step, temperatures=(1.0, 1.3)))(setup.params, setup.batch)
+    expected = jax.jit(step)(tempered(setup.params, 1.3), setup.batch)["loss"]
+    np.testing.assert_allclose(found["tempered_loss"], [found["loss"], expected], rtol=1e-6)
+    assert abs(found["loss"] - expected) > 1e-2
 
 
 def test_the_first_loss_has_not_drifted(setup):
