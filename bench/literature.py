@@ -16,7 +16,7 @@ import math
 import shlex
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,6 @@ def main() -> None:
     add("--work", type=Path, default=Path("literature"), help="for datasets and runs (default: %(default)s)")
     add("--output", type=Path, default=Path("bench/results/literature.json"), help="and .md beside it")
     args = parser.parse_args()
-    missing = [name for name in args.sets if not (args.rolls / f"{name}.json").exists()]
-    if missing:
-        raise UserError(f"no {missing[0]}.json in {args.rolls}")
     minutes = args.minutes / (len(args.sets) * args.seeds)
     found = {
         "about": {
@@ -68,11 +65,9 @@ def main() -> None:
 
 def measure(name: str, args: argparse.Namespace, minutes: float) -> list[dict[str, Any]]:
     """The models of one set: steps, minutes of training, and the scores that evaluate wrote."""
-    dataset, models = args.work / name / "dataset", []
-    if not dataset.exists():
-        run_module("data_prep.pianoroll", f"--input={args.rolls / name}.json", f"--output={dataset}")
+    dataset, models = prepare(name, args.rolls, args.work), []
     for seed in range(args.seeds):
-        run, report = args.work / name / f"seed{seed}", args.work / name / f"seed{seed}-{args.split}"
+        run = args.work / name / f"seed{seed}"
         flags = [f"--config=pianoroll:{name}", f"--config.dataset={dataset}", f"--config.seed={seed}"]
         if (run / "config.json").exists():  # it has begun, and keeps its length
             steps = config_of(run)["steps"]
@@ -80,13 +75,29 @@ def measure(name: str, args: argparse.Namespace, minutes: float) -> list[dict[st
             probe = run.with_name(f"{run.name}-probe")
             run_module("amt_jax.train", *flags, f"--run={probe}", f"--config.steps={PROBE}")
             steps = min(load_config(f"pianoroll:{name}")["steps"], math.ceil(minutes * 60 * max(speeds(probe))))
-        run_module("amt_jax.train", *flags, f"--run={run}", f"--config.steps={steps}")
-        asked = ("--likelihood=frames", "--leaks", f"--split={args.split}")
-        run_module("amt_jax.evaluate", f"--run={run}", *asked, f"--output={report}")
-        scores = json.loads((report / "report.json").read_text(encoding="utf-8"))["likelihood"]
+        scores = train_and_score(run, [*flags, f"--config.steps={steps}"], args.split)["likelihood"]
         spent = steps / statistics.harmonic_mean(speeds(run)) / 60
         models.append({"seed": seed, "steps": steps, "minutes": round(spent, 1), "scores": scores})
     return models
+
+
+def prepare(name: str, rolls: Path, work: Path) -> Path:
+    """The dataset folder of a set, made of the .json file in `rolls` if it is not there yet."""
+    dataset = work / name / "dataset"
+    if not (rolls / f"{name}.json").exists():
+        raise UserError(f"no {name}.json in {rolls}")
+    if not dataset.exists():
+        run_module("data_prep.pianoroll", f"--input={rolls / name}.json", f"--output={dataset}")
+    return dataset
+
+
+def train_and_score(run: Path, flags: Sequence[str], split: str) -> dict[str, Any]:
+    """Trains a run, or the rest of it, and scores its frames; what evaluate reports."""
+    report = run.with_name(f"{run.name}-{split}")
+    run_module("amt_jax.train", *flags, f"--run={run}")
+    asked = ("--likelihood=frames", "--leaks", f"--split={split}")
+    run_module("amt_jax.evaluate", f"--run={run}", *asked, f"--output={report}")
+    return json.loads((report / "report.json").read_text(encoding="utf-8"))
 
 
 def config_of(run: Path) -> dict[str, Any]:
@@ -121,7 +132,8 @@ def table(found: Mapping[str, Any]) -> str:
         whole = [each["scores"]["frames"]["nats_per_frame"] for each in models]
         clean = [each["scores"].get("frames, leaks left out", {}).get("nats_per_frame") for each in models]
         values = [each["value"] for each in whole]
-        ours = f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f}, {len(values)} seeds)"
+        seeds = "1 seed" if len(values) == 1 else f"{len(values)} seeds"
+        ours = f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f}, {seeds})"
         apart = f"{statistics.mean(each['value'] for each in clean):.3f}" if all(clean) else ""
         interval = f"[{statistics.mean(x['low'] for x in whole):.2f}, {statistics.mean(x['high'] for x in whole):.2f}]"
         spent = statistics.mean(each["minutes"] for each in models)
