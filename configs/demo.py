@@ -1,7 +1,7 @@
 """A small composer model that trains in minutes on a laptop's CPU: `make demo`.
 
 Command:   python -m amt_jax.train --config=demo --config.dataset=DATASET --run=RUN
-Hardware:  two CPU cores, two to three minutes, 1 GB of memory.
+Hardware:  two CPU cores, two minutes, 1 GB of memory.
 Expected:  a validation loss of about 0.6 nats a token on the demo's music, where a blind guess has 6.04.
 """
 
@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.context = 512
     config.batch_size = 4
     config.accumulation = 1
-    config.steps = 1500
+    config.steps = 1000
     config.epochs = 0.0
     config.label_smoothing = 0.0
     config.token_dropout = 0.0
@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
     config.model.dropout = 0.0
     config.model.remat = "none"
 
+    config.optimizer.name = "muon"  # as good after 1,000 steps as AdamW after 1,500
     config.optimizer.learning_rate = 4e-3
     config.optimizer.clip_norm = 1.0
     config.augmentation.transpose = 0  # varied keys take longer to learn; from some 5,000 steps on 5 is better
