@@ -28,7 +28,7 @@ def main() -> int:
     from data_prep.words import cluster_report, clustering
 
     if args.report:
-        check_file(args.report, "clusters.html", [])
+        check_file(args.report, "clusters.html", [], "--report")
         args.report.parent.mkdir(parents=True, exist_ok=True)
     clusters, table = clustering.cluster(storage.local_path(args.dataset), args.k, seed=args.seed)
     portraits = clustering.portraits(clusters, table)

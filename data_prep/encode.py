@@ -86,7 +86,7 @@ def _show(report: Report) -> None:
     if card.length > 1 and (full := int((table.lengths == card.length).sum())):
         print(
             f"captions that fill --max-tokens={card.length}, so that words after that are not read: {full}; "
-            "--max-tokens=128 would read more"
+            f"--max-tokens={2 * card.length} would read more"
         )
     if silent := int((table.lengths == 0).sum()):
         print(f"captions without a word that the encoder knows, which say nothing to a model: {silent}")

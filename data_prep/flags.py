@@ -31,12 +31,12 @@ def seed(text: str) -> int:
     return value
 
 
-def check_file(output: str | os.PathLike, example: str, inputs: Iterable[str | None]) -> None:
+def check_file(output: str | os.PathLike, example: str, inputs: Iterable[str | None], flag: str = "--output") -> None:
     """Raises UserError if the file to write is a folder, naming a file in it, or one of the files to read."""
     if os.path.isdir(output):
-        raise UserError(f"--output={output} is a folder; name a file in it, such as {os.path.join(output, example)}")
+        raise UserError(f"{flag}={output} is a folder; name a file in it, such as {os.path.join(output, example)}")
     if os.path.realpath(output) in (os.path.realpath(each) for each in inputs if each):
-        raise UserError(f"--output={output} would overwrite what this command reads; name another file")
+        raise UserError(f"{flag}={output} would overwrite what this command reads; name another file")
 
 
 def check_music(folder: str) -> None:

@@ -135,7 +135,8 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool, 
         announce(line)
     ways = ", ".join(f"{each.name} ({each.way})" for each in model_config.conditions)
     others = {"not used": unused, "not in the dataset": lacking}
-    if TEXT not in card.conditions and not {TEXT, SEMANTIC}.isdisjoint(lacking):
+    # Only to those who train for words: the others name all conditions that there may be.
+    if TEXT not in card.conditions and set(config.conditions) - {"composer"} in ({TEXT}, {SEMANTIC}, {TEXT, SEMANTIC}):
         announce(
             "words will not be heard: no captions of the dataset are encoded; data_prep.describe makes some and "
             "data_prep.encode encodes them (README, Words)"
