@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from amt_jax.errors import UserError
 from bench.ablations import difference
 from bench.ablations import table as choices
 from bench.literature import main, speeds, table
@@ -34,9 +35,9 @@ def test_the_speed_of_a_run_is_in_steps_a_second(tmp_path):
     assert speeds(tmp_path) == [2.0]
 
 
-def test_a_set_that_is_not_there_is_named(tmp_path, monkeypatch, capsys):
+def test_a_set_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["literature", f"--rolls={tmp_path}", "--minutes=1", "--sets", "jsb"])
-    with pytest.raises(Exception, match=r"no jsb\.json in"):
+    with pytest.raises(UserError, match=r"no jsb\.json in"):
         main()
 
 
