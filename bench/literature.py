@@ -121,6 +121,7 @@ def table(found: Mapping[str, Any]) -> str:
         "",
         "Written by `python -m bench.literature`. Nats a frame, lower is better. The published figures are of the test",
         f"splits, ours of `{split}`: the mean of single models of so many seeds, with the lowest and the highest.",
+        "Their checkpoint and their temperature, one number, are chosen on `valid`.",
         "",
         *(f"- {name}: {value}" for name, value in found["about"].items()),
         "",

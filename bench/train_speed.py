@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--pieces", type=int, default=1, help="packed in a row, on our side (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=1, help="steps a turn (default: %(default)s)")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of our side; bfloat16 on a GPU")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of our side (default: by device)")
     parser.add_argument("--output", type=Path, default=Path("bench/results/train_speed.json"))
     args = parser.parse_args()
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from amt_jax.data.record import Record
     from amt_jax.tokens.pianoroll import PianoRoll
 
+SETS = ("jsb", "nottingham", "piano_midi", "musedata")  # that configs/pianoroll.py has settings for
+
 
 def main() -> None:
     args = _parser().parse_args()
@@ -31,7 +33,7 @@ def main() -> None:
     tokenizer = PianoRoll(args.frame_seconds)
     splits = read_rolls(args.input, tokenizer, ("train", "valid"))
     write_dataset(splits, tokenizer, args.output, os.path.basename(args.input))
-    _show(splits, tokenizer, args.output)
+    _show(splits, tokenizer, args.input, args.output)
 
 
 def write_dataset(splits: Mapping[str, Sequence[Record]], tokenizer: PianoRoll, dataset: Path, source: str) -> None:
@@ -75,8 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _show(splits: Mapping[str, Sequence[Record]], tokenizer: PianoRoll, output: Path) -> None:
+def _show(splits: Mapping[str, Sequence[Record]], tokenizer: PianoRoll, source: str, output: Path) -> None:
     """Prints what there is, and what to do next."""
+    name = Path(source).stem
+    name = name if name in SETS else "jsb"
     frame, seen = tokenizer.spec.ranges["Frame"][0], set()
     for split, records in splits.items():
         tokens, frames = sum(len(each.ids) for each in records), sum((each.ids == frame).sum() for each in records)
@@ -86,7 +90,7 @@ def _show(splits: Mapping[str, Sequence[Record]], tokenizer: PianoRoll, output: 
             print(f"        {copies} like another of this or an earlier split; they stay, as in published figures")
         seen |= set(pieces)
     print("next:")
-    print(f"  python -m amt_jax.train --config=pianoroll:jsb --config.dataset={output} --run=RUN")
+    print(f"  python -m amt_jax.train --config=pianoroll:{name} --config.dataset={output} --run=RUN")
 
 
 if __name__ == "__main__":

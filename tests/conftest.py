@@ -65,7 +65,7 @@ def make_run(write_dataset):
         from amt_jax.training.checkpoint import Checkpoints
         from amt_jax.training.config import TrainConfig, transformer_config
         from amt_jax.training.run_folder import RunFolder
-        from amt_jax.training.step import TrainState
+        from amt_jax.training.step import TrainState, Validated
         from configs import demo
 
         tokenizer = tokenizer or SymbolicTokenizer.create("remi")
@@ -77,7 +77,7 @@ def make_run(write_dataset):
         run.create(config, card)
         params = jax.jit(lambda key: init_params(transformer_config(config, card), key))(jax.random.key(0))
         checkpoints = Checkpoints(run.checkpoints_path, keep=1)
-        checkpoints.save(TrainState(params, {"none": np.zeros(1)}, np.int32(7)), 0, 3.0)
+        checkpoints.save(TrainState(params, {"none": np.zeros(1)}, np.int32(7)), 0, Validated(3.0))
         checkpoints.wait()
         checkpoints.close()
         return run

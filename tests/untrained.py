@@ -10,7 +10,7 @@ from amt_jax.model.params import init_params
 from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import TrainConfig, transformer_config
 from amt_jax.training.run_folder import RunFolder
-from amt_jax.training.step import TrainState
+from amt_jax.training.step import TrainState, Validated
 
 
 def fresh_params(config: TrainConfig, card: Card, seed: int = 0):
@@ -24,7 +24,7 @@ def save_run(path: Path, config: TrainConfig, card: Card) -> RunFolder:
     run = RunFolder(path)
     run.create(config, card)
     checkpoints = Checkpoints(run.checkpoints_path, keep=1)
-    checkpoints.save(TrainState(fresh_params(config, card), {"none": np.zeros(1)}, np.int32(1)), 0, 3.0)
+    checkpoints.save(TrainState(fresh_params(config, card), {"none": np.zeros(1)}, np.int32(1)), 0, Validated(3.0))
     checkpoints.wait()
     checkpoints.close()
     return run

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from amt_jax.data.conditions import Conditions
 from amt_jax.data.pipeline import Held, Records
 from amt_jax.data.record import Record
+from amt_jax.errors import UserError
 from amt_jax.evaluation.likelihood import Likelihood, Scope, score_pieces, summarise
 from amt_jax.model.config import TransformerConfig
 from amt_jax.tokens.grammar import Grammar
@@ -67,6 +68,8 @@ def evaluate_frames(
     grammar = Grammar.create(tokenizer.spec, tokenizer.names)
     every = [records[index] for index in range(len(records))]
     ends = [np.flatnonzero(each.ids == tokenizer.spec.ranges["Frame"][0]) for each in every]
+    if all(len(each) < 2 for each in ends):
+        raise UserError("no piece has a second frame: the first one is not scored, so that there is nothing to score")
     scope = Scope(np.array([each[0] + 1 for each in ends]), False, following(grammar))
     sums = score_pieces(config, params, records, conditions, scope=scope, mesh=mesh, title="scoring frames")
 

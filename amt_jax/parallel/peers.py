@@ -241,16 +241,17 @@ class Peers:
     def _end(self, message: dict) -> None:
         self._lock.acquire()  # for good: one thread has the last word
         self._tell(message)
-        # What jax writes about the same comes first, and what the main thread is just saying.
-        time.sleep(LAST_WORDS)
+        if self._cluster.process:
+            time.sleep(LAST_WORDS)
         self._linger()
+        # Now, after what jax wrote about the same, and what the main thread was just saying.
         os.write(2, f"\nerror: {message['text']}\n".encode())
         os._exit(message["code"])
 
     def _linger(self) -> None:
         # With process 0 goes jax's service, of which the jax of all others would write at length.
         if self._cluster.process == 0:
-            time.sleep(LAST_WORDS)
+            time.sleep(2 * LAST_WORDS)
 
     def _tell(self, message: dict) -> None:
         for connection in self._connections:

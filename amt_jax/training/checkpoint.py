@@ -10,7 +10,7 @@ import operator
 import os
 from collections.abc import Iterator
 from shutil import disk_usage
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,20 +19,7 @@ from orbax.checkpoint import v1 as ocp
 from amt_jax import storage
 from amt_jax.errors import UserError
 from amt_jax.parallel.processes import together
-from amt_jax.training.step import TrainState
-
-
-class Validated(NamedTuple):
-    """What a validation found of a checkpoint; kept beside it.
-
-    Attributes:
-      valid_loss: nats a token, at the temperature.
-      temperature: what logits are to be divided by.
-    """
-
-    valid_loss: float
-    temperature: float = 1.0
-
+from amt_jax.training.step import TrainState, Validated
 
 # Orbax logs the traceback of what it raises, once a thread; what it raises is told in one line here.
 logging.getLogger("absl").addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
@@ -72,11 +59,6 @@ class Checkpoints:
         return max(self.steps, default=None)
 
     @property
-    def losses(self) -> dict[int, float]:
-        """Validation loss of each checkpoint that has one."""
-        return {step: found.valid_loss for step, found in self.validated.items()}
-
-    @property
     def validated(self) -> dict[int, Validated]:
         """What was found of each checkpoint that was validated."""
         found = {checkpoint.step: checkpoint.metrics for checkpoint in self._orbax.checkpoints}
@@ -85,8 +67,8 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """The step of the lowest validation loss; without any, the latest."""
-        losses = self.losses
-        return min(losses, key=lambda step: losses[step]) if losses else self.latest
+        validated = self.validated
+        return min(validated, key=lambda step: validated[step].valid_loss) if validated else self.latest
 
     def save(self, state: TrainState, rows: int, validated: Validated | None = None) -> None:
         """Starts saving in the background, after the save before; `state` may be donated as soon as this returns."""

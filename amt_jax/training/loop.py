@@ -27,13 +27,14 @@ from amt_jax.errors import UserError
 from amt_jax.parallel.mesh import local_rows, make_mesh, put_batch
 from amt_jax.parallel.processes import check_same, is_first, put_wishes, together
 from amt_jax.training import profile
-from amt_jax.training.checkpoint import Checkpoints, Validated
+from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import TrainConfig, differences, transformer_config
 from amt_jax.training.lengths import cut, length_at, phases
 from amt_jax.training.metrics import Metrics, add
 from amt_jax.training.optimizer import learning_rate_schedule
 from amt_jax.training.program import WISHES, Program, compile_step, make_program
 from amt_jax.training.run_folder import RunFolder
+from amt_jax.training.step import Validated
 from amt_jax.training.summary import size_of, summary, weak_spots
 from amt_jax.training.transfer import transfer
 
@@ -143,7 +144,7 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool, 
         )
     announce("; ".join([f"conditions: {ways or 'none'}", *(f"{k}: {', '.join(v)}" for k, v in others.items() if v)]))
     if validation is None:
-        announce("the dataset has no validation split: nothing is validated, the best checkpoint is the last")
+        announce("the dataset has no validation split: nothing is validated or calibrated, best is the last checkpoint")
     if config.lengths:
         announce("rows are cut: " + ", then ".join(f"{length} tokens up to step {stop}" for length, stop in lengths))
 
@@ -171,13 +172,13 @@ def train_alone(config: TrainConfig, run: RunFolder, allow_config_change: bool, 
     slots = local_rows(mesh, config.rows_per_step)
     iterator = iter(batches(rows_source, config.rows_per_step, start=rows, slots=slots))
     saved, saved_at = step if resuming else None, time.monotonic()
-    lowest = min(checkpoints.losses.values(), default=math.inf)
+    lowest = min((each.valid_loss for each in checkpoints.validated.values()), default=math.inf)
     unread = []  # (step, its metrics, what any process wished), at most one
     heard = [False] * WISHES  # what was wished in the steps read since the loop last looked
     # A stop may have come in the middle of the validation that was due after the last checkpoint's step.
     ended_epoch = rows // plan.rows_per_epoch > (rows - config.rows_per_step) // plan.rows_per_epoch
     was_due = step == total_steps or due(step, config.validate_every, ended_epoch)
-    missed = validation and resuming and was_due and step not in checkpoints.losses
+    missed = validation and resuming and was_due and step not in checkpoints.validated
     first_traced = step + WARM_STEPS
     tracing = contextlib.ExitStack()  # holds the trace while there is one
 
@@ -324,6 +325,11 @@ def check_resumable(run: RunFolder, config: TrainConfig, card: Card, allowed: bo
         raise UserError(
             f"dataset {config.dataset} has other tokens or conditions than {run.path} was made with; "
             f"start a new run from its weights: --run=NEW --config.init={run.path}"
+        )
+    if config.calibrate != run.config.calibrate:
+        raise UserError(
+            f"{run.path} was begun with config.calibrate={run.config.calibrate}, and losses with and without do not "
+            f"compare; repeat that or start a new run from its weights: --run=NEW --config.init={run.path}"
         )
     if bool(config.ema) != bool(run.config.ema):
         raise UserError(

@@ -21,9 +21,8 @@ from tqdm import tqdm
 
 from amt_jax import storage
 from amt_jax.errors import UserError
-from amt_jax.training.checkpoint import Validated
 from amt_jax.training.run_folder import RunFolder
-from amt_jax.training.step import TEMPERATURES
+from amt_jax.training.step import TEMPERATURES, Validated
 
 
 def summarize(sums: Mapping[str, Any], types: list[str]) -> dict[str, Any]:
@@ -98,7 +97,7 @@ class Metrics:
             self._window, self._last = None, (now, step)
 
     def valid(self, step: int, sums: Mapping[str, Any]) -> Validated:
-        """Writes and shows the means over a validation, the loss at the temperature that suits best."""
+        """Writes and shows the means over a validation; a calibrated run's loss at its temperature, of types at 1."""
         values = summarize(sums, self._types)
         del values["smoothed_loss"]  # nothing is smoothed here
         found, at = Validated(values["loss"]), ""

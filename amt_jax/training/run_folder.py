@@ -107,10 +107,11 @@ class RunFolder:
                 config["augmentation"]["transposed"] = 1.0
             if version == 5:
                 config["model"]["history"] = tuple(range(1, 1 + config["model"]["history"]))
-                if not config["model"].get("relative"):
+                if not config["model"].get("relative"):  # else it stays, as a field that is not known any more
                     config["model"].pop("relative", None)
             if version < 6:
                 config["calibrate"] = False
+            config["model"]["history"] = tuple(config["model"]["history"])  # JSON has no tuples
         except FileNotFoundError:
             raise UserError(
                 f"no run in {str(self.path)!r}; make one with python -m amt_jax.train --run={self.path}"

@@ -18,7 +18,19 @@ from flax import nnx
 from amt_jax.model.conditioning import ConditionConfig, drop_conditions
 from amt_jax.model.layers import ONE_DEVICE, Placement
 
-TEMPERATURES = tuple(round(0.05 * n, 2) for n in range(16, 41))  # 0.8 to 2: a validation chooses among these
+TEMPERATURES = tuple(round(0.05 * n, 2) for n in range(10, 61))  # 0.5 to 3: a validation chooses among these
+
+
+class Validated(NamedTuple):
+    """What a validation found of a checkpoint; kept beside it.
+
+    Attributes:
+      valid_loss: nats a token, at the temperature.
+      temperature: what logits are to be divided by.
+    """
+
+    valid_loss: float
+    temperature: float = 1.0
 
 
 class TrainState(NamedTuple):
@@ -192,7 +204,6 @@ def sums(
     spread = (normalizer - jnp.mean(logits, axis=-1)) * weights
     smoothing = regularization.label_smoothing
     of_type = jnp.asarray(type_ids)[targets][..., None] == np.arange(num_types)
-    tempered = [(jax.nn.logsumexp(logits / t, axis=-1) - target_logits / t) * weights for t in temperatures]
     found = {
         "loss": jnp.sum(loss),
         "smoothed_loss": jnp.sum((1 - smoothing) * loss + smoothing * spread),
@@ -201,4 +212,10 @@ def sums(
         "type_loss": jnp.sum(loss[..., None], axis=(0, 1, 2), where=of_type),
         "type_count": jnp.sum(weights[..., None], axis=(0, 1, 2), where=of_type),
     }
-    return found | {"tempered_loss": jnp.stack([jnp.sum(each) for each in tempered])} if temperatures else found
+    if temperatures:  # one after another: each is as large as the logits
+
+        def nats(t):
+            return jnp.sum((jax.nn.logsumexp(logits / t, axis=-1) - target_logits / t) * weights)
+
+        found["tempered_loss"] = jax.lax.map(nats, jnp.array(temperatures))
+    return found

@@ -20,7 +20,7 @@ from amt_jax.tokens.symbolic import SymbolicTokenizer
 from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import TrainConfig, transformer_config
 from amt_jax.training.run_folder import RunFolder
-from amt_jax.training.step import TrainState
+from amt_jax.training.step import TrainState, Validated
 from configs import demo
 
 
@@ -55,7 +55,7 @@ def run(tmp_path_factory, dataset):
     run.create(config, card)
     params = jax.jit(lambda key: init_params(transformer_config(config, card), key))(jax.random.key(0))
     checkpoints = Checkpoints(run.checkpoints_path, keep=1)
-    checkpoints.save(TrainState(params, {"none": np.zeros(1)}, np.int32(7)), 0, 3.0)
+    checkpoints.save(TrainState(params, {"none": np.zeros(1)}, np.int32(7)), 0, Validated(3.0))
     checkpoints.wait()
     checkpoints.close()
     run.metrics_path.write_text('{"step": 7, "split": "valid", "loss": 3.0}\n{"step": 8, "spl', encoding="utf-8")

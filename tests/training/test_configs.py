@@ -8,6 +8,7 @@ from amt_jax.tokens.spec import TokenSpec
 from amt_jax.train import load_config, override
 from amt_jax.training.config import TrainConfig, transformer_config
 from amt_jax.training.optimizer import depth_factors
+from amt_jax.training.run_folder import RunFolder
 
 
 def parameters(name):
@@ -76,6 +77,13 @@ def test_overrides_keep_types_and_name_near_fields():
     assert fields == load_config("demo")
     with pytest.raises(UserError, match=r"unknown field --config\.'model\.n_layers' .did you mean 'model\.num_l"):
         override(fields, ["--config.model.n_layers=2"])
+
+
+def test_a_history_is_changed_in_a_run_as_in_a_config(tmp_path, make_config):
+    run = RunFolder(tmp_path)
+    run.write_config(make_config({"model.history": (1, 2)}))
+    changed = override(run.config_json(), ["--config.model.history=(1,2,8)"])
+    assert TrainConfig.from_json(changed) == make_config({"model.history": (1, 2, 8)})
 
 
 @pytest.mark.parametrize("words", [["history=(1,3)"], ["clock=moments"], ["history=(2,)", "clock=moments"]])

@@ -15,11 +15,11 @@ from amt_jax.data.card import Card
 from amt_jax.errors import UserError
 from amt_jax.model.params import fingerprint
 from amt_jax.training import loop, program
-from amt_jax.training.checkpoint import Checkpoints, Validated
+from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import TrainConfig, transformer_config
 from amt_jax.training.loop import train
 from amt_jax.training.run_folder import RunFolder
-from amt_jax.training.step import TrainState
+from amt_jax.training.step import TrainState, Validated
 from amt_jax.training.transfer import transfer
 from data_prep.words.encoding import encode
 from tests.captioned import caption, write_captioned
@@ -83,7 +83,7 @@ def test_a_run_folder_holds_what_is_documented(straight, dataset, make_config):
     assert not (straight.checkpoints_path / "6" / "average").exists()  # none is asked for
     checkpoints = Checkpoints(straight.checkpoints_path)
     assert sorted(checkpoints.steps)[-3:] == [3, 4, 6]
-    assert checkpoints.losses == {line["step"]: line["loss"] for line in lines(straight, "valid")}
+    assert checkpoints.validated == {line["step"]: Validated(line["loss"]) for line in lines(straight, "valid")}
     assert (checkpoints.latest, checkpoints.best) == (6, 6)
     checkpoints.close()
 
@@ -180,7 +180,7 @@ def test_a_stop_in_the_middle_of_validation_is_made_up_for(
         (x["step"], x["loss"]) for x in lines(straight, "valid")
     ]
     runs = [Checkpoints(each.checkpoints_path) for each in (run, straight)]
-    assert runs[0].losses == runs[1].losses
+    assert runs[0].validated == runs[1].validated
     for each in runs:
         each.close()
 
@@ -340,6 +340,8 @@ def test_a_calibrated_run_is_used_at_the_temperature_that_suits_best(tmp_path, m
     raw = checkpoints.load_params(checkpoints.best, params, averaged=False)
     np.testing.assert_allclose(params["norm"]["scale"], raw["norm"]["scale"] / temperature, rtol=1e-6)
     checkpoints.close()
+    with pytest.raises(UserError, match=r"was begun with config\.calibrate=True"):
+        train(make_config(), run, allow_config_change=True)
 
 
 def test_checkpoints_keep_the_newest_and_the_best(tmp_path):
