@@ -111,11 +111,19 @@ def load_config(name: str) -> dict[str, Any]:
     return module.get_config(*[argument] if argument else []).to_dict()
 
 
+def with_tuples(value: Any) -> Any:
+    """Fields with tuples for the lists of JSON, which ConfigDict would refuse to change."""
+    if isinstance(value, dict):
+        return {name: with_tuples(each) for name, each in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
 def override(fields: dict[str, Any], words: list[str]) -> dict[str, Any]:
     """Applies --config.FIELD=VALUE words; UserError with the near names for a field that there is not."""
     from absl import flags
     from ml_collections import ConfigDict, config_flags
 
+    fields = with_tuples(fields)
     known = leaves(fields)
     for word in words:
         name = word.split("=")[0]

@@ -111,7 +111,6 @@ class RunFolder:
                     config["model"].pop("relative", None)
             if version < 6:
                 config["calibrate"] = False
-            config["model"]["history"] = tuple(config["model"]["history"])  # JSON has no tuples
         except FileNotFoundError:
             raise UserError(
                 f"no run in {str(self.path)!r}; make one with python -m amt_jax.train --run={self.path}"

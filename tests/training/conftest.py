@@ -30,6 +30,7 @@ TINY = {
     "model.d_model": 32,
     "model.d_ff": 48,
     "model.dropout": 0.1,
+    "optimizer.name": "adamw",
     "augmentation.transpose": 2,
     "mesh.data": 1,
 }
