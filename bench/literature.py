@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shlex
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +49,6 @@ def main() -> None:
     minutes = args.minutes / (len(args.sets) * args.seeds)
     found = {
         "about": {
-            "command": shlex.join(["python", "-m", "bench.literature", *sys.argv[1:]]),
             "minutes of training a model": round(minutes, 1),
             "split": args.split,
         },
