@@ -53,8 +53,8 @@ class Linear(nnx.Module):
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x @ kernel in x's type. [..., K], [K, N] -> [..., N].
 
-    Its gradients are written as products whose results need not be turned: as jax derives it, the kernel's is three
-    times slower on a CPU in float32, and twenty in bfloat16.
+    Its gradients are written as products whose results need not be turned: with the kernel's as jax derives it, a whole
+    step in bfloat16 took a CPU three and a half times as long (bench.train_speed --dtype=bfloat16, jax 0.12).
     """
     return x @ kernel.astype(x.dtype)
 

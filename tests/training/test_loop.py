@@ -19,7 +19,7 @@ from amt_jax.training.checkpoint import Checkpoints
 from amt_jax.training.config import TrainConfig, transformer_config
 from amt_jax.training.loop import train
 from amt_jax.training.run_folder import RunFolder
-from amt_jax.training.step import TrainState, Validated
+from amt_jax.training.step import Validated
 from amt_jax.training.transfer import transfer
 from data_prep.words.encoding import encode
 from tests.captioned import caption, write_captioned
@@ -342,17 +342,6 @@ def test_a_calibrated_run_is_used_at_the_temperature_that_suits_best(tmp_path, m
     checkpoints.close()
     with pytest.raises(UserError, match=r"was begun with config\.calibrate=True"):
         train(make_config(), run, allow_config_change=True)
-
-
-def test_checkpoints_keep_the_newest_and_the_best(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "c", keep=2)
-    for step, loss in ((1, 3.0), (2, 1.0), (3, None), (4, 2.0), (5, float("nan")), (6, None)):
-        state = TrainState({"x": jnp.full(3, step)}, {"x": jnp.ones(3)}, jnp.int32(step))
-        checkpoints.save(state, rows=10 * step, validated=loss and Validated(loss))
-    checkpoints.wait()
-    assert sorted(checkpoints.steps) == [2, 5, 6]
-    assert (checkpoints.best, checkpoints.latest) == (2, 6)
-    checkpoints.close()
 
 
 def test_a_misspelt_or_impossible_config_is_refused(make_config):
